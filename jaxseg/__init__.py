@@ -1,0 +1,1 @@
+"""Brain-tumour segmentation on MRI with a U-Net in JAX."""

@@ -1,0 +1,30 @@
+"""Shared set-up: eight simulated devices, strict ranks, fast compiles, real scans where present."""
+
+import os
+from pathlib import Path
+
+# Must be set before jax is imported. Level 1 compiles several times faster at the same step time.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=1 --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+flags.FLAGS.mark_as_parsed()  # grain's loader processes ask for parsed flags
+
+
+@pytest.fixture(scope="session")
+def lgg_source() -> Path:
+    """The real LGG scans: $JAXSEG_LGG or ../shared beside the checkout; skips without them."""
+    beside = Path(__file__).parents[2] / "shared" / "data" / "lgg" / "kaggle_3m"
+    source = Path(os.environ.get("JAXSEG_LGG", beside))
+    if not source.is_dir():
+        pytest.skip(f"no real scans at {source}; set JAXSEG_LGG to a kaggle_3m folder")
+    return source
