@@ -6,6 +6,7 @@ defaults here. Nothing else in jaxseg holds a default.
 
 import dataclasses
 import json
+import textwrap
 import types
 import typing
 from typing import Any
@@ -109,9 +110,7 @@ class Input:
 
     image_size: tuple[int, ...] = (256, 256)  # training grid (rows, columns), pixels
     crop_to_head: bool = False  # cut the head's bounding box out first
-    tumour_fraction: float = (
-        0.5  # share drawn from slices with tumour; 0: as they come
-    )
+    tumour_fraction: float = 0.5  # share drawn from slices with tumour; 0: as they come
     num_workers: int = 0  # loader processes; 0: threads of this process
     num_threads: int = 2  # loader threads (per process)
 
@@ -142,15 +141,15 @@ class Augment:
     translation_probability: float = 0.5
     translation_fraction: float = 0.05  # drawn from +-this
     elastic_probability: float = 0.2
-    elastic_amplitude: float = 0.02  # largest displacement
-    elastic_smoothness: float = 0.1  # distance between the nodes of the displacement grid
+    elastic_amplitude: float = 0.03  # bound of the displacement; typical: a quarter of it
+    elastic_smoothness: float = 0.125  # distance between the nodes of the displacement grid
     cubic: bool = False  # image interpolation: cubic instead of linear
     gamma_probability: float = 0.2
-    gamma_range: tuple[float, ...] = (0.7, 1.5)
+    gamma_range: tuple[float, ...] = (0.7, 1.5)  # exponent, per channel
     brightness_probability: float = 0.2
     brightness_shift: float = 0.2  # added, drawn from +-this, per channel
     contrast_probability: float = 0.2
-    contrast_range: tuple[float, ...] = (0.75, 1.25)  # factor about the mean
+    contrast_range: tuple[float, ...] = (0.75, 1.25)  # factor about the mean, per channel
     noise_probability: float = 0.15
     noise_std: float = 0.1  # drawn from 0..this
     blur_probability: float = 0.1
@@ -158,7 +157,7 @@ class Augment:
     low_resolution_probability: float = 0.1
     low_resolution_range: tuple[float, ...] = (0.5, 1.0)  # factor on rows and columns
     bias_field_probability: float = 0.1
-    bias_field_strength: float = 0.3  # largest relative gain
+    bias_field_strength: float = 0.3  # largest relative gain, drawn from 0..this
 
     def __post_init__(self):
         names = _names(self)
@@ -177,6 +176,12 @@ class Augment:
             "augment.elastic_smoothness",
             self.elastic_smoothness,
             "must lie above 0 and be at most 0.5",
+        )
+        _require(
+            self.elastic_amplitude <= self.elastic_smoothness / 4,
+            "augment.elastic_amplitude",
+            self.elastic_amplitude,
+            "must be at most elastic_smoothness / 4, or the image could fold over itself",
         )
         _require(
             self.low_resolution_range[1] <= 1,
@@ -378,6 +383,20 @@ class Config:
 def to_json(config: Config) -> str:
     """Return the config as indented JSON; `from_dict(json.loads(...))` gives it back."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def describe(config: Config) -> str:
+    """Return all settings as text, one paragraph per section."""
+    paragraphs = []
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if dataclasses.is_dataclass(value):
+            items = (f"{n}={getattr(value, n)!r}" for n in _names(value))
+            text = f"{section.name}: " + ", ".join(items)
+        else:
+            text = f"{section.name}: {value!r}"
+        paragraphs.append(textwrap.fill(text, 98, subsequent_indent="    "))
+    return "\n".join(paragraphs)
 
 
 def from_dict(values: dict[str, Any], kind: type = Config, path: str = "config") -> Any:

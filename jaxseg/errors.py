@@ -1,9 +1,12 @@
-"""The one exception that a user may see without a traceback."""
+"""The exceptions that a user sees as a line, without a traceback."""
 
 
 class UserError(Exception):
     """Something the user can mend: a wrong setting, a missing file, a broken data set.
 
-    The message says what is wrong and how to mend it. Programs print it without a
-    traceback and exit with code 2.
+    The message says what is wrong and how to mend it. Programs exit with code 2.
     """
+
+
+class TrainingFailed(Exception):  # noqa: N818 (reads as what happened)
+    """Training cannot go on, by example after too many non-finite losses; exit code 1."""

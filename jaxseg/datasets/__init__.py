@@ -1,0 +1,173 @@
+"""Data sets: from scans on disk to checked records, split by patient.
+
+prepared = prepare(config.dataset, config.split)
+parts = split_patients(prepared.patients, config.split)
+source = prepared.source()
+source[parts["train"][0].first]["image"]  # first slice of the first training patient
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from jaxseg import config as config_lib
+from jaxseg import intensity
+from jaxseg.datasets import builder, image_folder, lgg, phantom
+from jaxseg.datasets.checks import raise_problems, read_volumes
+from jaxseg.datasets.files import IMAGE_SUFFIXES, Files, list_files
+from jaxseg.datasets.index import Patient, Volume, describe, read_index, write_index
+from jaxseg.datasets.splits import split_patients
+from jaxseg.errors import UserError
+
+__all__ = ["Patient", "Prepared", "prepare", "split_patients"]
+
+_INDEX = "index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A checked data set on disk, ready to be read."""
+
+    path: Path
+    num_channels: int
+    patients: tuple[Patient, ...]  # in order of the ids, as are the records
+    warnings: tuple[str, ...]
+
+    def source(self) -> Any:
+        """Return a random-access source of the records; it can be pickled.
+
+        Records come patient by patient in ascending slice number: `image` [H, W, C] uint8 or
+        uint16, `mask` [H, W, 1] uint8 of {0, 1}, `patient` bytes, `slice` int, `stats` [C, 4]
+        float32 (`intensity.volume_statistics`), `head_box` [4] int32 (`intensity.head_box`).
+        """
+        return builder.open_source(self.path)
+
+
+def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -> Prepared:
+    """Check the scans and prepare them, or find the copy prepared before.
+
+    The copy is kept under `cache_dir` by a key of the settings and of name, size and time of
+    every source file, so that a changed source is prepared anew.
+
+    Args:
+        config: which scans.
+        split: when given, its problems are raised here too.
+
+    Raises:
+        UserError: the source is missing or of another layout; all problems of its files; the
+            split's problems; the cache cannot be written.
+    """
+    files = None if config.name == "brain_phantom" else _list(config)
+    path = _path(config, files)
+    if not (path / _INDEX).is_file():
+        _prepare(config, files, path)
+    prepared = Prepared(path, *read_index(path / _INDEX))
+    if split is not None:
+        split_patients(prepared.patients, split)
+    return prepared
+
+
+def _list(config: config_lib.Dataset) -> Files:
+    return list_files(config.source, lgg.ROOTS if config.name == "lgg_mri" else ())
+
+
+def _path(config: config_lib.Dataset, files: Files | None) -> Path:
+    """Return the folder of the prepared copy; its name is the key."""
+    settings = {
+        "brain_phantom": (config.phantom_seed, config.phantom_patients),
+        "lgg_mri": (),
+        "image_folder": (config.patient_regex, config.every_image_is_a_patient),
+    }[config.name]
+    if files is None:
+        content = inspect.getsource(phantom)  # the code is the source of the phantom
+    else:
+        content = [s for s in files.stamps.items() if s[0].lower().endswith(IMAGE_SUFFIXES)]
+    made_by = (builder.VERSION, inspect.getsource(intensity))
+    parts = json.dumps([config.name, settings, content, made_by])
+    key = hashlib.sha256(parts.encode()).hexdigest()[:16]
+    cache = config.cache_dir or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser().absolute() / "jaxseg" / config.name / key
+
+
+def _prepare(config: config_lib.Dataset, files: Files | None, path: Path):
+    """Write the copy beside its place and move it there at the end, whole or not at all."""
+    problems, warnings = [], []
+    num_patients, volumes = _volumes(config, files, problems, warnings)
+    progress = tqdm(
+        volumes, f"preparing {config.name}", num_patients, unit="patient", leave=False, disable=None
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+            made = _write(config.name, iter(progress), warnings, Path(scratch))
+            raise_problems(str(config.source), problems)
+            _move(made, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot write the prepared copy ({error}); set config.dataset.cache_dir to "
+            "a folder with room that you may write to"
+        ) from None
+    finally:
+        progress.close()
+
+
+def _write(name: str, volumes: Iterator[Volume], warnings: list[str], folder: Path) -> Path | None:
+    """Write records and index under folder and return where; None when there are no volumes."""
+    patients = []
+    volumes = _indexed(volumes, patients)
+    first = next(volumes, None)
+    if first is None:
+        return None
+    num_channels, dtype = first.image.shape[-1], first.image.dtype
+    all_volumes = itertools.chain([first], volumes)
+    made = builder.build(builder.BUILDERS[name](folder, all_volumes, num_channels, dtype))
+    write_index(made / _INDEX, num_channels, patients, warnings)
+    return made
+
+
+def _move(made: Path, path: Path):
+    try:
+        made.rename(path)
+    except OSError:  # another process was first
+        if not (path / _INDEX).is_file():
+            raise
+
+
+def _volumes(
+    config: config_lib.Dataset, files: Files | None, problems: list[str], warnings: list[str]
+) -> tuple[int, Iterator[Volume]]:
+    """Return the number of patients and their volumes, read as they are asked for."""
+    if files is None:
+        indices = range(config.phantom_patients)
+        return len(indices), (_phantom(config.phantom_seed, i) for i in indices)
+    names = list(files.stamps)
+    if config.name == "lgg_mri":
+        patients = lgg.find_slices(names, problems)
+    else:
+        patients = image_folder.find_slices(names, config, problems)
+    return len(patients), read_volumes(files, patients, problems, warnings)
+
+
+def _phantom(seed: int, index: int) -> Volume:
+    patient = phantom.patient_id(index)
+    image, mask = phantom.generate_patient(seed, index)
+    numbers = tuple(range(len(image)))
+    return Volume(patient, image, mask, numbers, tuple(f"{patient}/{n}" for n in numbers))
+
+
+def _indexed(volumes: Iterator[Volume], patients: list[Patient]) -> Iterator[Volume]:
+    """Pass the volumes on and append the index entry of each to patients."""
+    first = 0
+    for volume in volumes:
+        patients.append(describe(volume, first))
+        first += len(volume.image)
+        yield volume

@@ -1,0 +1,141 @@
+"""Checkpoints with orbax: the latest and the best, saved in the background, read with care.
+
+Two items: `model` holds what a prediction needs (the weights and their average), `train`
+all the rest of the train state. Programs that only predict read `model` alone.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+from jaxseg.config import Config
+from jaxseg.errors import UserError
+from jaxseg.sharding import make_mesh
+from jaxseg.state import TrainState, Weights, new_state
+
+# What orbax raises for an emptied, truncated or incomplete checkpoint.
+_DAMAGED = (ValueError, KeyError, FileNotFoundError, OSError)
+
+
+def _rank(metrics: dict[str, float]) -> float:
+    # orbax would rank NaN above every number and delete the true best.
+    return metrics["monitor"] if math.isfinite(metrics["monitor"]) else -math.inf
+
+
+def open_checkpoints(workdir: Path) -> ocp.CheckpointManager:
+    """Return the manager of `workdir/checkpoints`: a context manager that waits for saves."""
+    logging.set_verbosity(logging.ERROR)
+    keep_best = policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
+    return ocp.CheckpointManager(
+        (workdir / "checkpoints").absolute(),
+        item_names=("model", "train"),
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(1), keep_best]),
+            best_fn=_rank,  # without it orbax does not write the metrics to disk
+            best_mode="max",
+            cleanup_tmp_directories=True,
+        ),
+    )
+
+
+def _split(state: TrainState) -> tuple[dict[str, Any], TrainState]:
+    model = {"weights": state.weights, "average": state.average}
+    return model, state._replace(weights=None, average=None)
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: TrainState, monitor: float | None):
+    """Start saving; returns while the files are still being written.
+
+    Args:
+        manager: from `open_checkpoints`.
+        step: number of updates, equal to `state.step`.
+        state: the train state.
+        monitor: validation value of this very state, larger is better; None when it was not
+            evaluated (such a checkpoint is never the best).
+    """
+    model, train = _split(state)
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train)
+        ),
+        metrics=None if monitor is None else {"monitor": float(monitor)},
+    )
+
+
+def restore_latest(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
+    """Return the newest usable checkpoint, or `state` where there is none.
+
+    Args:
+        manager: from `open_checkpoints`.
+        state: a state of the right shapes and shardings, by example that of step 0.
+
+    Raises:
+        UserError: there are checkpoints, and none can be read.
+    """
+    model, train = _split(state)
+    target = ocp.args.Composite(
+        model=ocp.args.StandardRestore(_abstract(model)),
+        train=ocp.args.StandardRestore(_abstract(train)),
+    )
+    restored = _first_usable(manager, lambda step: manager.restore(step, args=target))
+    if restored is None:
+        return state
+    weights, average = restored["model"]["weights"], restored["model"]["average"]
+    return restored["train"]._replace(weights=weights, average=average)
+
+
+def restore_best(manager: ocp.CheckpointManager, state: TrainState) -> tuple[int, Weights]:
+    """Return step and weights of the best checkpoint: the average where one is kept.
+
+    Args:
+        manager: from `open_checkpoints`.
+        state: a state of the right shapes and shardings (arrays or shapes).
+
+    Raises:
+        UserError: no checkpoint, or the best cannot be read.
+    """
+    step = manager.best_step()
+    if step is None:
+        raise UserError(f"{manager.directory}: no evaluated checkpoint here; train first")
+    model = _abstract(_split(state)[0])
+    try:
+        item = manager.restore(
+            step, args=ocp.args.Composite(model=ocp.args.StandardRestore(model))
+        )["model"]
+    except _DAMAGED as error:
+        raise UserError(f"{manager.directory}/{step}: cannot be read ({error})") from error
+    return step, item["weights"] if item["average"] is None else item["average"]
+
+
+def load_best(run: Path, config: Config, num_channels: int) -> tuple[int, Weights]:
+    """Return step and weights of the best checkpoint of a run; see `restore_best`."""
+    with open_checkpoints(run) as checkpoints:
+        return restore_best(checkpoints, new_state(config, num_channels, make_mesh()))
+
+
+def _first_usable(manager: ocp.CheckpointManager, read: Callable[[int], Any]) -> Any:
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
+        try:
+            return read(step)
+        except _DAMAGED as error:
+            reason = str(error).split("\n")[0][:200]
+            print(f"warning: checkpoint {step} cannot be read ({reason})", file=sys.stderr)
+    if steps:
+        raise UserError(
+            f"{manager.directory}: none of the checkpoints {steps} can be read; "
+            "move the folder away to start again"
+        )
+    return None
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

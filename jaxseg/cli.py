@@ -1,0 +1,134 @@
+"""Command lines: `--config FILE --config.a.b=VALUE`, help, and errors as one line."""
+
+import dataclasses
+import runpy
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from jaxseg.config import Config, from_dict
+from jaxseg.errors import TrainingFailed, UserError
+
+_FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
+
+
+def run(program: Callable[[Sequence[str]], None]):
+    """Run a program and exit: 0, 1 when training failed, 2 for what the user can mend.
+
+    Args:
+        program: takes the command line without the program's name.
+    """
+    try:
+        program(sys.argv[1:])
+    except (UserError, TrainingFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_flags(argv: Sequence[str], help_text: str) -> None:
+    """Parse absl flags defined by the program.
+
+    Prints help_text and exits with 0 on --help.
+
+    Raises:
+        UserError: an unknown flag, a wrong value or a stray argument.
+    """
+    if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv):
+        print(help_text.strip())
+        sys.exit(0)
+    try:
+        stray = flags.FLAGS(["jaxseg", *argv])[1:]
+    except _FLAG_ERRORS as error:
+        raise UserError(_one_line(error)) from error
+    if stray:
+        raise UserError(f"unexpected argument {stray[0]!r}; settings are --config.name=VALUE")
+
+
+def parse_config(argv: Sequence[str], help_text: str) -> tuple[Config, str]:
+    """Load the file of `--config`, apply the `--config.a.b=VALUE` overrides, parse the rest.
+
+    Returns:
+        The checked config and the config file's stem.
+
+    Raises:
+        UserError: no or a broken file, an unknown setting, a wrong type or range.
+    """
+    path, argv = _take_config_path(list(argv))
+    if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv):
+        parse_flags(argv, help_text + "\n\n" + settings_help())
+    if path is None:
+        raise UserError("which config? By example --config configs/unet.py (see --help)")
+    config = load_config(path)
+    # The override flags are found in sys.argv style lists, hence sys_argv.
+    holder = config_flags.DEFINE_config_dict(
+        "config", as_config_dict(config), sys_argv=["jaxseg", *argv]
+    )
+    parse_flags(argv, help_text)
+    return from_dict(holder.value.to_dict()), Path(path).stem
+
+
+def _take_config_path(argv: list[str]) -> tuple[str | None, list[str]]:
+    for i, argument in enumerate(argv):
+        if argument in ("--config", "-config"):
+            if i + 1 == len(argv):
+                raise UserError("--config needs the path of a config file")
+            return argv[i + 1], argv[:i] + argv[i + 2 :]
+        if argument.startswith(("--config=", "-config=")):
+            return argument.split("=", 1)[1], argv[:i] + argv[i + 1 :]
+    return None, argv
+
+
+def load_config(path: str) -> Config:
+    """Return what `get_config()` of the Python file at path returns."""
+    if not Path(path).is_file():
+        raise UserError(f"--config {path}: no such file")
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's Python file may raise
+        raise UserError(f"--config {path}: {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(config, Config):
+        raise UserError(f"--config {path}: get_config() must return a jaxseg.config.Config")
+    return config
+
+
+def as_config_dict(config: typing.Any) -> config_dict.ConfigDict:
+    """Return the dataclass as a locked ConfigDict, which types the overrides."""
+    hints = typing.get_type_hints(type(config))
+    made = config_dict.ConfigDict()
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            value = as_config_dict(value)
+        elif value is None:
+            value = config_dict.placeholder(typing.get_args(hints[field.name])[0])
+        made[field.name] = value
+    return made.lock()
+
+
+def settings_help(kind: type = Config, path: str = "config") -> str:
+    """Return one line per setting: name, type, default."""
+    lines = [] if path != "config" else ["Settings (--config.NAME=VALUE) and their defaults:"]
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint, name = hints[field.name], f"{path}.{field.name}"
+        if dataclasses.is_dataclass(hint):
+            lines.append(settings_help(hint, name))
+        else:
+            lines.append(f"  --{name}={field.default!r}")
+    if path == "config":
+        lines.append("jaxseg/config.py says what each means.")
+    return "\n".join(lines)
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split())

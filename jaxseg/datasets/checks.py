@@ -1,0 +1,124 @@
+"""The guard of a data set: every volume is checked while it is read, all problems are kept.
+
+A problem is a line that names the file. Nothing is raised on the way, so that one run lists
+all that is to be mended.
+"""
+
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from jaxseg.datasets.decode import decode_image, decode_mask, quiet_opencv
+from jaxseg.datasets.files import Files, Slice
+from jaxseg.datasets.index import Volume
+from jaxseg.errors import UserError
+
+_MAX_LINES = 50
+_READ_ERRORS = (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile)
+
+
+def read_volumes(
+    files: Files, patients: dict[str, list[Slice]], problems: list[str], warnings: list[str]
+) -> Iterator[Volume]:
+    """Yield the volume of each sound patient, in order of the ids.
+
+    Patients with a problem are left out, as are those whose images have other channels or
+    another depth than the first: what is yielded has one form.
+
+    Args:
+        files: the source.
+        patients: slices of each patient, in any order.
+        problems: what is wrong is appended, one line each.
+        warnings: gaps in slice numbers are appended, one line each.
+    """
+    forms = defaultdict(list)  # (channels, dtype): files
+    for patient, slices in sorted(patients.items()):
+        slices = sorted(slices)
+        numbers = [s.number for s in slices]
+        before = len(problems)
+        _check_numbers(patient, slices, problems, warnings)
+        with quiet_opencv():
+            pairs = [_read_slice(files, s, problems) for s in slices]
+        for s, (image, _) in zip(slices, pairs, strict=True):
+            if image is not None:
+                forms[image.shape[-1], image.dtype.name].append(s.image)
+        _check_sizes(patient, slices, pairs, problems)
+        if len(problems) > before or len({(p[0].shape[-1], p[0].dtype) for p in pairs}) > 1:
+            continue
+        image, mask = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+        if (image.shape[-1], image.dtype.name) == next(iter(forms)):
+            yield Volume(patient, image, mask, tuple(numbers), tuple(s.image for s in slices))
+    _check_forms(forms, problems)
+
+
+def raise_problems(title: str, problems: list[str]):
+    """Raise one UserError with a line for each problem (the first 50); none: do nothing."""
+    if problems:
+        hidden = len(problems) - _MAX_LINES
+        more = [f"and {hidden} more"] if hidden > 0 else []
+        lines = [f"  {line}" for line in problems[:_MAX_LINES] + more]
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError("\n".join([f"{title}: {count} to mend first", *lines]))
+
+
+def _read_slice(files: Files, s: Slice, problems: list[str]):
+    """Return image [H, W, C] and mask [H, W, 1]; None for what cannot be read."""
+    image = _read(files, s.image, decode_image, problems)
+    mask = _read(files, s.mask, decode_mask, problems)
+    if image is not None and mask is not None and image.shape[:2] != mask.shape[:2]:
+        problems.append(f"{s.mask}: mask of {_size(mask)} pixels, image of {_size(image)}")
+    return image, mask
+
+
+def _read(files: Files, name: str, decode: Callable, problems: list[str]) -> np.ndarray | None:
+    try:
+        return decode(files.read(name))
+    except (*_READ_ERRORS, zlib.error) as error:
+        problems.append(f"{name}: {error}")
+        return None
+
+
+def _check_numbers(patient: str, slices: list[Slice], problems: list[str], warnings: list[str]):
+    for a, b in zip(slices, slices[1:], strict=False):
+        if a.number == b.number:
+            problems.append(f"{b.image}: same slice number as {a.image}")
+    gaps = [
+        f"{a.number} to {b.number}"
+        for a, b in zip(slices, slices[1:], strict=False)
+        if b.number > a.number + 1
+    ]
+    if gaps:
+        warnings.append(f"patient {patient}: slice numbers jump from {', '.join(gaps)}")
+
+
+def _check_sizes(patient: str, slices: list[Slice], pairs: list[tuple], problems: list[str]):
+    sizes = defaultdict(list)
+    for s, (image, _) in zip(slices, pairs, strict=True):
+        if image is not None:
+            sizes[_size(image)].append(s.image)
+    if len(sizes) > 1:
+        problems.append(f"patient {patient}: slices of different sizes: {_by_count(sizes)}")
+
+
+def _check_forms(forms: dict[tuple[int, str], list[str]], problems: list[str]):
+    if len(forms) > 1:
+        named = {f"{c} channels {dtype}": files for (c, dtype), files in forms.items()}
+        problems.append(
+            f"images of different channels or depth, make them alike: {_by_count(named)}"
+        )
+
+
+def _by_count(groups: dict[str, list[str]]) -> str:
+    """Say how many files are of each kind, the rare ones last and named."""
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return "; ".join(
+        f"{kind} ({len(files)}: {', '.join(files[:3])}{', ...' if len(files) > 3 else ''})"
+        for kind, files in ordered
+    )
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[0]}x{array.shape[1]}"

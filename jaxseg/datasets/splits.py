@@ -1,0 +1,110 @@
+"""Which patient is in train, validation and test: decided here and nowhere else.
+
+The place of a patient depends on its id alone, so adding a patient moves no other.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+
+from jaxseg.config import Split
+from jaxseg.datasets.checks import raise_problems
+from jaxseg.datasets.index import Patient
+
+NAMES = ("train", "validation", "test")
+
+
+def split_patients(patients: Iterable[Patient], split: Split) -> dict[str, tuple[Patient, ...]]:
+    """Return the patients of train, validation and test, each in the order given.
+
+    Explicit lists of ids come first, then folds, then fractions. With lists, patients in none
+    of them are left out.
+
+    Raises:
+        UserError: with one line for each: a patient in two lists, an unknown patient, a split
+            without patients or without any tumour, identical images under two patients that
+            are in different splits.
+    """
+    patients = tuple(patients)
+    members = _listed(split) if split.train else _hashed(patients, split)
+    made = {name: tuple(p for p in patients if p.id in members[name]) for name in NAMES}
+    problems = _check_lists(members, {p.id for p in patients})
+    problems += _check_contents(made)
+    problems += _check_copies(made)
+    raise_problems("config.split", problems)
+    return made
+
+
+def _listed(split: Split) -> dict[str, set[str]]:
+    return {name: set(getattr(split, name)) for name in NAMES}
+
+
+def _hashed(patients: tuple[Patient, ...], split: Split) -> dict[str, set[str]]:
+    members = defaultdict(set)
+    for patient in patients:
+        members[_place(patient.id, split)].add(patient.id)
+    return members
+
+
+def _place(patient: str, split: Split) -> str:
+    number = int(hashlib.sha256(f"{split.salt}:{patient}".encode()).hexdigest(), 16)
+    if split.num_folds:
+        after_test = (number - split.fold) % split.num_folds
+        return {0: "test", 1: "validation"}.get(after_test, "train")
+    position = number / 2**256  # uniform in 0..1
+    train, validation, _ = split.fractions
+    if position < train:
+        return "train"
+    return "validation" if position < train + validation else "test"
+
+
+def _check_lists(members: dict[str, set[str]], known: set[str]) -> list[str]:
+    """Name patients in two lists and those that the data set does not have."""
+    homes = defaultdict(list)
+    for name in NAMES:
+        for patient in sorted(members[name]):
+            homes[patient].append(name)
+    return [
+        f"patient {patient}: in {' and '.join(names)}; keep it in one"
+        for patient, names in homes.items()
+        if len(names) > 1
+    ] + [
+        f"patient {patient}: in {' and '.join(names)}, but not in the data set"
+        for patient, names in homes.items()
+        if patient not in known
+    ]
+
+
+def _check_contents(made: dict[str, tuple[Patient, ...]]) -> list[str]:
+    problems = []
+    for name, patients in made.items():
+        if not patients:
+            problems.append(f"{name}: no patients; change the fractions, the salt or the lists")
+        elif not any(any(p.tumour_pixels) for p in patients):
+            problems.append(
+                f"{name}: no tumour in any of its {len(patients)} patients; change the salt, "
+                "the fold or the lists"
+            )
+    return problems
+
+
+def _check_copies(made: dict[str, tuple[Patient, ...]]) -> list[str]:
+    """Name the pairs of patients in different splits that share images."""
+    seen = {}  # digest: (patient, split, file) where it stands first in each split
+    shared = defaultdict(list)  # (description of both): files
+    for name, patients in made.items():
+        for patient in patients:
+            for digest, file in zip(patient.digests, patient.files, strict=True):
+                if not digest:
+                    continue
+                places = seen.setdefault(digest, {})
+                places.setdefault(name, (patient.id, file))
+                for other, (other_id, other_file) in places.items():
+                    if other != name and other_id != patient.id:
+                        pair = f"{other_id} ({other}) and {patient.id} ({name})"
+                        shared[pair].append(f"{other_file} = {file}")
+    return [
+        f"patients {pair}: {len(files)} identical images: {', '.join(files[:3])}"
+        f"{', ...' if len(files) > 3 else ''}; put both into one split or remove one"
+        for pair, files in shared.items()
+    ]

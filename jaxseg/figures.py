@@ -1,0 +1,242 @@
+"""The figures of the report: PNG files, the same bytes for the same data.
+
+Colours are from the palette of Okabe and Ito, told apart with any colour vision.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from jaxseg.scorecard import PatientScore
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
+TRUTH, PREDICTION = "#00E0A0", "#FF9500"  # the green and orange, brighter: they lie on dark images
+WIDTH_INCHES, DPI = 10, 110
+MAX_NAMES = 40  # patients named on the axis; above, the names would not be readable
+
+
+def learning_curves(records: Sequence[dict[str, Any]], path: Path, monitor: str = "dice"):
+    """Draw loss, Dice and learning rate over the steps.
+
+    The best evaluation and every reduction of the learning rate are marked.
+
+    Args:
+        records: lines of metrics.jsonl: dicts with `step` and any of `train_loss`, `train_dice`,
+            `learning_rate`, `validation_loss`, `validation_dice`. Of two for one step the later
+            counts, as after a resume.
+        path: PNG to write.
+        monitor: which validation value says what is best, `dice` (highest) or `loss` (lowest).
+    """
+    figure = Figure((WIDTH_INCHES, 7), dpi=DPI, layout="constrained")
+    loss, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
+    for axes, name in ((loss, "loss"), (dice, "dice")):
+        for part, colour, marker in (("train", BLUE, ""), ("validation", ORANGE, "o")):
+            steps, values = _series(records, f"{part}_{name}")
+            if len(steps):
+                axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=part)
+    steps, rates = _series(records, "learning_rate")
+    rate.plot(steps, rates, color=GREY, drawstyle="steps-post")
+    loss.set_ylabel("loss")
+    dice.set(ylabel="Dice", ylim=(-0.02, 1.02))
+    rate.set(ylabel="learning rate", xlabel="step (updates of the weights)")
+    if np.any(rates > 0):
+        rate.set_yscale("log", nonpositive="mask")
+    best = _best_evaluation(records, monitor)
+    for axes in (loss, dice, rate):
+        for index, step in enumerate(_reductions(steps, rates)):
+            label = "learning rate reduced" if index == 0 else None
+            axes.axvline(step, color=GREY, linestyle=":", linewidth=1.2, label=label)
+        if best is not None:
+            axes.axvline(best[0], color=GREEN, linewidth=1.5, label=best[1])
+        _tidy(axes)
+    if loss.get_legend_handles_labels()[0]:
+        figure.legend(*_all_handles(loss, dice), loc="outside upper center", ncols=5, frameon=False)
+    _save(figure, path)
+
+
+def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], path: Path):
+    """Draw each patient's Dice, sorted, with mean, interval and median, and beside it over size.
+
+    Args:
+        scores: one per patient.
+        summary: of the same scores, by `scorecard.summarise`.
+        path: PNG to write.
+    """
+    ranked = sorted(scores, key=lambda s: (-s.dice, s.patient))
+    named = len(ranked) <= MAX_NAMES
+    height = max(4.0, 1.6 + 0.2 * len(ranked)) if named else 6
+    figure = Figure((WIDTH_INCHES, height), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    dice, ranks = [s.dice for s in ranked], np.arange(1, len(ranked) + 1)
+    left.hlines(ranks, 0, dice, color=BLUE, alpha=0.25, linewidth=3 if named else 1)
+    left.plot(dice, ranks, "o", color=BLUE, markersize=6 if named else 3)
+    _mark_means(left, summary["patients"]["dice"])
+    left.set(xlim=(-0.02, 1.02), ylim=(len(ranked) + 0.7, 0.3), xlabel="Dice")
+    if named:
+        left.set_yticks(ranks, [s.patient for s in ranked], fontsize=9)
+    else:
+        left.set_ylabel("patients, best first")
+    handles = left.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
+    sized = [s for s in ranked if s.truth_voxels]
+    right.plot([s.truth_voxels for s in sized], [s.dice for s in sized], "o", color=BLUE, alpha=0.7)
+    right.set(ylim=(-0.02, 1.02), xlabel="tumour size (voxels of the truth)", ylabel="Dice")
+    if sized:
+        exponents = np.log10([s.truth_voxels for s in sized])
+        limits = 10.0 ** np.array([np.floor(exponents.min()), np.floor(exponents.max()) + 1])
+        right.set(xscale="log", xlim=limits)  # whole decades: few labels, all readable
+    for axes in (left, right):
+        _tidy(axes)
+    _save(figure, path)
+
+
+def patient_contours(
+    path: Path,
+    patient: str,
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    score: PatientScore,
+):
+    """Draw contours of truth and prediction on slices through the tumour, whole and enlarged.
+
+    Args:
+        path: PNG to write.
+        patient: id, for the title.
+        image: [D, H, W] one channel, any numeric type and range; NaN-free.
+        truth: [D, H, W] bool.
+        prediction: [D, H, W] bool.
+        score: the patient's.
+    """
+    either = truth | prediction
+    shown = _slices_to_show(either)
+    low, high = np.percentile(image, (1, 99))
+    head = _box(image > low + 0.3 * (high - low), margin=4)
+    zoom = _square(_box(either, margin=12) if either.any() else head, truth.shape[1:])
+    figure = Figure((WIDTH_INCHES, 6.3), dpi=DPI, layout="constrained", facecolor="white")
+    for column, z in enumerate(shown):
+        masks = truth[z], prediction[z]
+        for row, (box, widths) in enumerate(((head, (1.8, 0.9)), (zoom, (2.6, 1.4)))):
+            axes = figure.add_subplot(2, len(shown), 1 + row * len(shown) + column)
+            limits = low, max(high, low + 1e-6)
+            _draw_slice(axes, image[z], masks, box, limits, widths)
+            if row == 0:
+                axes.set_title(f"slice {z + 1} of {len(image)}", fontsize=10)
+    figure.suptitle(_contour_title(patient, score), fontsize=12)
+    lines = [
+        Line2D([], [], color=TRUTH, linewidth=4),
+        Line2D([], [], color=PREDICTION, linewidth=2),
+    ]
+    labels = ["truth", "prediction"]
+    figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def _series(records: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps, sorted, and finite values of one field, both [N]."""
+    found = {r["step"]: r[name] for r in records if r.get(name) is not None}
+    steps = [step for step in sorted(found) if np.isfinite(found[step])]
+    return np.array(steps), np.array([found[step] for step in steps], np.float64)
+
+
+def _best_evaluation(records: Sequence[dict[str, Any]], monitor: str) -> tuple[int, str] | None:
+    steps, values = _series(records, f"validation_{monitor}")
+    if not len(steps):
+        return None
+    index = {"dice": np.argmax, "loss": np.argmin}[monitor](values)
+    return steps[index], f"best: validation {monitor} {values[index]:.3f}, step {steps[index]}"
+
+
+def _reductions(steps: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """Return the steps at which the rate dropped suddenly; a cosine's smooth fall has none."""
+    ratio = rates[1:] / np.maximum(rates[:-1], 1e-30)
+    before = np.concatenate([[1.0], ratio[:-1]])
+    return steps[1:][(ratio < 0.85) & (before > 0.9)]
+
+
+def _mark_means(axes: Axes, dice: dict[str, Any]):
+    low, high = dice["ci95"]
+    if low is not None:
+        label = f"95 % interval {low:.3f} to {high:.3f}"
+        axes.axvspan(low, high, color=ORANGE, alpha=0.2, linewidth=0, label=label)
+    axes.axvline(dice["mean"], color=ORANGE, linewidth=2, label=f"mean {dice['mean']:.3f}")
+    label = f"median {dice['median']:.3f}"
+    axes.axvline(dice["median"], color=GREEN, linewidth=2, linestyle="--", label=label)
+
+
+def _slices_to_show(mask: np.ndarray, num_slices: int = 4) -> np.ndarray:
+    """Return up to num_slices slice numbers from 0, spread over the bulk of the mask's voxels."""
+    area = mask.sum((1, 2), dtype=np.float64)
+    if not area.any():
+        area = np.ones(len(area))
+    share = np.cumsum(area) / area.sum()
+    quantiles = (np.arange(num_slices) + 0.5) / num_slices
+    return np.unique(np.searchsorted(share, quantiles))
+
+
+def _box(mask: np.ndarray, margin: int) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right) around a mask [D, H, W], all slices taken together."""
+    if not mask.any():
+        return 0, mask.shape[1], 0, mask.shape[2]
+    bounds = []
+    for axis in (1, 2):
+        found = np.flatnonzero(mask.any((0, 3 - axis)))
+        bounds += [max(found[0] - margin, 0), min(found[-1] + 1 + margin, mask.shape[axis])]
+    return tuple(int(b) for b in bounds)
+
+
+def _square(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the box widened to a square as far as the image allows."""
+    side = max(box[1] - box[0], box[3] - box[2])
+    out = []
+    for low, high, size in ((box[0], box[1], shape[0]), (box[2], box[3], shape[1])):
+        start = min(max((low + high - side) // 2, 0), max(size - side, 0))
+        out += [start, min(start + side, size)]
+    return tuple(out)
+
+
+def _draw_slice(axes: Axes, image, masks, box, limits: tuple[float, float], widths):
+    top, bottom, left, right = box
+    axes.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    for mask, colour, width in zip(masks, (TRUTH, PREDICTION), widths, strict=True):
+        if mask.any():  # truth broad below, prediction narrow above: both seen where they agree
+            # Padded, so that the contour of a mask at the image's edge is closed.
+            axes.contour(
+                np.arange(-1, mask.shape[1] + 1),
+                np.arange(-1, mask.shape[0] + 1),
+                np.pad(mask, 1).astype(np.float32),
+                levels=[0.5],
+                colors=[colour],
+                linewidths=width,
+            )
+    axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5), xticks=[], yticks=[])
+
+
+def _contour_title(patient: str, score: PatientScore) -> str:
+    error = score.volume_error
+    change = "" if error is None else f" ({100 * error:+.0f} %)"
+    sizes = f"truth {score.truth_voxels:,} voxels, prediction {score.predicted_voxels:,}{change}"
+    return f"{patient}: Dice {score.dice:.3f}\n{sizes}".replace("$", r"\$")
+
+
+def _all_handles(*axes: Axes) -> tuple[list, list]:
+    found = {}
+    for one in axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
+
+
+def _tidy(axes: Axes):
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path):
+    figure.savefig(path, metadata={"Software": None})

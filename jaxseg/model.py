@@ -1,0 +1,118 @@
+"""The U-Net (Ronneberger et al., 2015) as a linen module, for images and volumes alike."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg.config import Model
+from jaxseg.layers import UpConv, max_pool, repeat
+
+
+class Norm(nn.Module):
+    """Batch, group (8 channels a group at most 8 groups) or instance norm, in float32."""
+
+    kind: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalise [B, *S, C]; batch statistics are those of the global batch."""
+        # Two-pass variance: the one-pass form loses all digits on inputs with a large mean.
+        common = {"dtype": self.dtype, "use_fast_variance": False}
+        if self.kind == "batch":
+            return nn.BatchNorm(not train, momentum=0.9, name="batch", **common)(x)
+        channels = x.shape[-1]
+        groups = (
+            channels
+            if self.kind == "instance"
+            else max(g for g in range(1, 9) if channels % g == 0)
+        )
+        return nn.GroupNorm(num_groups=groups, name=self.kind, **common)(x)
+
+
+class Block(nn.Module):
+    """Twice convolution 3x3, norm, ReLU; optionally with the input added before the last ReLU."""
+
+    features: int
+    config: Model
+    drop: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, *S, C] -> [B, *S, features]."""
+        config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
+        window = (3,) * (x.ndim - 2)
+        y = x
+        for i in (1, 2):
+            # The norm that follows has a bias of its own.
+            conv = nn.Conv(self.features, window, use_bias=False, dtype=dtype, name=f"conv_{i}")
+            y = Norm(config.norm, dtype, name=f"norm_{i}")(conv(y), train)
+            if i == 2 and config.residual:
+                if x.shape[-1] != self.features:
+                    one = (1,) * (x.ndim - 2)
+                    x = nn.Conv(self.features, one, use_bias=False, dtype=dtype, name="skip")(x)
+                y = y + x.astype(dtype)
+            y = nn.relu(y)
+        if self.drop and config.dropout:
+            y = nn.Dropout(config.dropout, deterministic=not train, name="dropout")(y)
+        return y
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with skip concatenations; `config.widths` gives the depth."""
+
+    config: Model
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, ...]:
+        """Segment a batch.
+
+        Args:
+            x: [B, *S, C] float32, each of S a multiple of 2^(levels - 1).
+            train: use batch statistics and dropout, and return the coarser outputs too.
+
+        Returns:
+            Logits, float32: `([B, *S, K],)`, with deep supervision in training followed by
+            `[B, *S/2, K]`, `[B, *S/4, K]`, ...
+
+        Raises:
+            ValueError: a size is no such multiple.
+        """
+        config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
+        depth = len(config.widths) - 1
+        if any(size % 2**depth for size in x.shape[1:-1]):
+            raise ValueError(f"size {x.shape[1:-1]}: every size must be a multiple of {2**depth}")
+        # Named blocks keep the parameters' names the same with and without remat.
+        block = nn.remat(Block, static_argnums=(2,)) if config.remat else Block
+        skips, logits = [], []
+        for level, width in enumerate(config.widths[:-1]):
+            x = block(width, config, level >= depth - 1, name=f"down_{level}")(x, train)
+            skips.append(x)
+            x = max_pool(x)
+        x = block(config.widths[-1], config, True, name="bottleneck")(x, train)
+        for level in reversed(range(depth)):
+            width = config.widths[level]
+            x = Up(width, config, name=f"grow_{level}")(x)
+            x = jnp.concatenate([skips[level], x], axis=-1)
+            x = block(width, config, level >= depth - 1, name=f"up_{level}")(x, train)
+            if level == 0 or (train or self.is_initializing()) and level <= config.deep_supervision:
+                one = (1,) * (x.ndim - 2)
+                head = nn.Conv(config.num_classes, one, dtype=dtype, name=f"logits_{level}")
+                logits.insert(0, head(x).astype(jnp.float32))
+        return tuple(logits)
+
+
+class Up(nn.Module):
+    """Enlarge by 2: transposed convolution, or nearest neighbour and a 3x3 convolution."""
+
+    features: int
+    config: Model
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, *S, C] -> [B, *2S, features]."""
+        dtype = jnp.dtype(self.config.compute_dtype)
+        if self.config.upsample == "transpose":
+            return UpConv(self.features, dtype, name="upconv")(x)
+        window = (3,) * (x.ndim - 2)
+        return nn.Conv(self.features, window, dtype=dtype, name="conv")(repeat(x))

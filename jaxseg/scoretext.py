@@ -1,0 +1,175 @@
+"""The scorecard in words: headline, rows, definitions, warnings, the table for the terminal."""
+
+import textwrap
+from typing import Any, NamedTuple
+
+FEW_PATIENTS = 50  # below, the bootstrap interval of a mean is itself uncertain
+
+
+class Row(NamedTuple):
+    """One line of the printed scorecard, ready to print; '-' where undefined."""
+
+    label: str
+    value: str
+    interval: str
+    median: str
+    baselines: tuple[str, str]  # predict nothing, best threshold
+    why: str  # how to read the number
+
+
+def rows_per_patient(summary: dict[str, Any]) -> list[Row]:
+    """Return the rows of the scores that take the patient as unit; Dice, the headline, first."""
+    unit = summary["definitions"]["hd95_unit"]
+    rows = []
+    for label, key, show, why in (
+        ("Dice", "dice", _score, "the headline"),
+        ("IoU", "iou", _score, ""),
+        ("sensitivity", "sensitivity", _score, ""),
+        ("precision", "precision", _score, ""),
+        (f"HD95, {unit}", "hd95", "{:.1f}".format, "lower is better"),
+        ("volume error", "volume_error", _signed_percent, "above 0: predicted too large"),
+        ("volume error, absolute", "absolute_volume_error", _percent, "lower is better"),
+    ):
+        ours = summary["patients"][key]
+        low, high = (_show(v, show) for v in ours["ci95"])
+        interval = "-" if low == "-" else f"{low} to {high}"
+        beside = _beside(summary, lambda s, key=key: s["patients"][key]["mean"], show)
+        rows.append(
+            Row(
+                label, _show(ours["mean"], show), interval, _show(ours["median"], show), beside, why
+            )
+        )
+    return rows
+
+
+def rows_to_distrust(summary: dict[str, Any]) -> list[Row]:
+    """Return the rows of the numbers that flatter or show a part only, each with the reason."""
+    rows = []
+    for label, group, key, show, why in (
+        ("Dice, all slices", "slices", "all_dice", _score, "inflated: empty = 1"),
+        ("Dice, tumour slices only", "slices", "tumour_only_dice", _score, "false alarms not seen"),
+        ("Dice, pooled voxels", "pooled", "dice", _score, "large tumours dominate"),
+        ("empty slices hit", "slices", "false_positive_rate", _percent, "false alarms"),
+    ):
+        beside = _beside(summary, lambda s, group=group, key=key: s[group][key], show)
+        rows.append(Row(label, _show(summary[group][key], show), "", "", beside, why))
+    return rows
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """Return the one line to quote."""
+    dice, n = summary["patients"]["dice"], summary["patients"]["n"]
+    low, high = dice["ci95"]
+    interval = "no interval" if low is None else f"95 % interval {low:.3f} to {high:.3f}"
+    return f"Dice per patient {dice['mean']:.3f} ({interval}), median {dice['median']:.3f}, n = {n}"
+
+
+def threshold_label(summary: dict[str, Any]) -> str:
+    """Return what the best threshold is, in words; '' without that baseline."""
+    best = summary["baselines"].get("best_threshold")
+    if best is None:
+        return ""
+    return (
+        f"Best threshold: channel {best['channel']} >= {best['threshold']:.4g} (normalised), "
+        f"chosen on train (Dice there {best['train_dice']:.3f})."
+    )
+
+
+def free_share(summary: dict[str, Any]) -> str:
+    """Return how much of the all-slices Dice needs no network, in words."""
+    free = summary["baselines"]["predict_nothing"]["slices"]["all_dice"]
+    return f"Predicting nothing scores {free:.3f} on all slices: that much of it is free."
+
+
+def format_scorecard(summary: dict[str, Any]) -> str:
+    """Return the scorecard for the terminal, at most 80 columns wide, plain ASCII."""
+    row = "{:<24} {:>8}  {:^17} {:>8} | {:>7} {:>8}".format
+    rule = "-" * 62 + "+" + "-" * 17
+    lines = [headline(summary), "=" * len(headline(summary)), ""]
+    lines.append(row("", "", "", "", "predict", "best"))
+    lines.append(row("PER PATIENT", "mean", "95 % interval", "median", "nothing", "thresh."))
+    lines.append(rule)
+    lines += [
+        row(r.label, r.value, r.interval, r.median, *r.baselines) for r in rows_per_patient(summary)
+    ]
+    lines += ["", row("DO NOT QUOTE ALONE", "value", "", "", "", ""), rule]
+    for r in rows_to_distrust(summary):
+        start = f"{r.label:<24} {r.value:>8}  {r.why}"
+        lines.append(f"{start:<62}| {r.baselines[0]:>7} {r.baselines[1]:>8}")
+    notes = [free_share(summary), threshold_label(summary)]
+    notes += [f"Warning: {w}" for w in summary["warnings"]]
+    lines += ["", *(textwrap.fill(n, 80, subsequent_indent="  ") for n in notes if n)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def warnings(patients: dict[str, Any]) -> list[str]:
+    """Return what a reader must know of the summary over patients before trusting it."""
+    n, both, one = patients["n"], patients["n_both_empty"], patients["n_one_empty"]
+    found = []
+    if n == 1:
+        found.append("one patient only: a mean over patients and its interval say nothing.")
+    elif n < FEW_PATIENTS:
+        found.append(
+            f"{n} patients are few (under {FEW_PATIENTS}): the 95 % interval is itself uncertain, "
+            "rather too narrow than too wide."
+        )
+    if both:
+        found.append(
+            f"{both} of {n} patients: truth and prediction both empty; they count as Dice 1."
+        )
+    if one:
+        found.append(
+            f"{one} of {n} patients: tumour missed altogether or predicted where there is none; "
+            "they count as Dice 0, and the volume's diagonal as HD95 pulls its mean up."
+        )
+    return found
+
+
+def definitions(unit: str) -> dict[str, str]:
+    """Return how each number is defined, empty cases included; unit of HD95: mm or pixels."""
+    step = (
+        "Distances in mm, with the voxel size of the config."
+        if unit == "mm"
+        else "Distances in pixels: every step counts one, in the plane and between slices."
+    )
+    return {
+        "hd95_unit": unit,
+        "patients": "All slices of a patient are one volume on the pixel grid of the input files. "
+        "Means and medians are over patients, each counting the same.",
+        "empty": "Truth and prediction both empty: Dice, IoU, sensitivity and precision 1, HD95 0. "
+        "One of them empty: 0, and HD95 the diagonal of the volume. No patient is dropped.",
+        "hd95": "95th percentile of the distances from each surface voxel of one mask to the "
+        "surface of the other, the larger of the two directions. " + step,
+        "volume_error": "(predicted - true) / true volume, signed, so that errors of opposite "
+        "sign cancel in its mean; the absolute one does not. Over patients with tumour only.",
+        "ci95": "95 % percentile bootstrap interval of the mean over patients; none for one "
+        "patient.",
+        "slices": "Dice of single slices. Tumour only: slices with tumour in the truth, so false "
+        "alarms elsewhere are not seen. All: a slice empty in both counts as 1, so a predictor "
+        "of nothing scores the share of empty slices. False-positive rate: the share of slices "
+        "without tumour on which at least one pixel is predicted.",
+        "pooled": "Voxels of all patients in one pot: large tumours dominate.",
+        "baselines": "predict_nothing: an empty mask. best_threshold: the channel and the global "
+        "threshold on the normalised image with the best mean Dice per patient on train.",
+    }
+
+
+def _score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return f"{100 * value:{sign}.{0 if abs(value) >= 1 else 1}f} %"
+
+
+def _signed_percent(value: float) -> str:
+    return _percent(value, "+")
+
+
+def _show(value: float | None, show) -> str:
+    return "-" if value is None else show(value)
+
+
+def _beside(summary: dict[str, Any], read, show) -> tuple[str, str]:
+    found = [summary["baselines"].get(name) for name in ("predict_nothing", "best_threshold")]
+    return tuple("-" if s is None else _show(read(s), show) for s in found)

@@ -1,0 +1,70 @@
+"""The train state: arrays only."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxseg.config import Config
+from jaxseg.control import EarlyStop, Plateau, init_early_stop, init_plateau
+from jaxseg.model import UNet
+from jaxseg.optimizer import make_optimizer
+from jaxseg.sharding import replicated
+
+
+class Weights(NamedTuple):
+    """What a prediction needs."""
+
+    params: Any  # float32 tree
+    batch_stats: Any  # float32 tree, empty without batch norm
+
+
+class TrainState(NamedTuple):
+    """All that training goes on from; `step` is also the number of batches consumed."""
+
+    step: jax.Array  # int32, updates tried
+    weights: Weights
+    average: Weights | None  # exponential moving average of the weights; None: off
+    opt_state: Any
+    plateau: Plateau
+    early_stop: EarlyStop
+    nonfinite_in_row: jax.Array  # int32, skipped updates since the last good one
+    nonfinite_total: jax.Array  # int32
+    key: jax.Array  # PRNG key; each step folds its number in
+
+
+def best_weights(state: TrainState) -> Weights:
+    """Return the weights to evaluate: the average where it is kept."""
+    return state.weights if state.average is None else state.average
+
+
+def new_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
+    """Return the state of step 0, a copy on every device of the mesh.
+
+    Args:
+        config: uses model, optimizer, input.image_size and seed.
+        num_channels: of the images.
+        mesh: devices.
+    """
+    model = UNet(config.model)
+    tx = make_optimizer(config.optimizer, config.train.num_steps)
+    image_shape = (*config.input.image_size, num_channels)
+
+    def init(key: jax.Array) -> TrainState:
+        init_key, key = jax.random.split(key)
+        variables = model.init(init_key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+        weights = Weights(variables["params"], variables.get("batch_stats", {}))
+        return TrainState(
+            step=jnp.int32(0),
+            weights=weights,
+            average=jax.tree.map(jnp.copy, weights) if config.optimizer.ema_decay else None,
+            opt_state=tx.init(weights.params),
+            plateau=init_plateau(),
+            early_stop=init_early_stop(),
+            nonfinite_in_row=jnp.int32(0),
+            nonfinite_total=jnp.int32(0),
+            key=key,
+        )
+
+    return jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(config.seed))

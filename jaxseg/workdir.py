@@ -1,0 +1,151 @@
+"""What a run keeps beside its checkpoints: config, versions, split, metrics."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxseg.config import Config, from_dict, to_json
+from jaxseg.datasets import Patient
+from jaxseg.errors import UserError
+
+_LIBRARIES = (
+    ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
+    + ("opencv-python-headless", "tensorflow-datasets")
+)  # fmt: skip
+# Settings that do not change what is trained.
+_FREE = ("dataset.cache_dir", "input.num_workers", "input.num_threads", "train.log_every_steps")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the libraries and the machine's kind."""
+    found = {"python": platform.python_version(), "machine": platform.platform()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def claim(
+    workdir: Path, config: Config, num_channels: int, splits: Mapping[str, Sequence[Patient]]
+):
+    """Make the workdir this run's own, or check that it already is.
+
+    Raises:
+        UserError: it was made with another config, or its patients have changed since.
+    """
+    patients = {name: [p.id for p in members] for name, members in splits.items()}
+    digests = {name: [list(p.digests) for p in members] for name, members in splits.items()}
+    data = {"num_channels": num_channels, "patients": patients, "digests": digests}
+    if (workdir / "config.json").exists():
+        _check_same_config(workdir, config)
+        if _read_json(workdir / "data.json") != data:
+            raise UserError(
+                f"{workdir}: the data set or its split has changed since this run began; "
+                "choose another --workdir or move this one away"
+            )
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "data.json", data)
+        write_json(workdir / "versions.json", versions())
+        replace_text(workdir / "config.json", to_json(config))  # last: it marks the claim
+    except OSError as error:
+        raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror})") from error
+
+
+def load_config(workdir: Path) -> Config:
+    """Return the config that the run in workdir was made with."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"--workdir {workdir}: no run here (no config.json)")
+    return from_dict(_read_json(path))
+
+
+def check_channels(workdir: Path, num_channels: int):
+    """Raise UserError unless the run was trained on images with num_channels channels."""
+    trained = _read_json(workdir / "data.json")["num_channels"]
+    if num_channels != trained:
+        raise UserError(
+            f"the model was trained on images with {trained} channels; these have {num_channels}"
+        )
+
+
+def mark_finished(workdir: Path, best_step: int):
+    """Note that the run is trained and tested."""
+    write_json(workdir / "finished.json", {"best_step": best_step})
+
+
+def is_finished(workdir: Path) -> bool:
+    """Return whether the run is trained and tested."""
+    return (workdir / "finished.json").exists()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from error
+
+
+def _check_same_config(workdir: Path, config: Config):
+    old, new = (_flat(json.loads(to_json(c))) for c in (load_config(workdir), config))
+    changed = [k for k in new if new[k] != old.get(k) and k not in _FREE]
+    if changed:
+        key = changed[0]
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UserError(
+            f"--workdir {workdir}: was made with another config "
+            f"(config.{key} was {old.get(key)!r}, is {new[key]!r}{more}); "
+            "choose another --workdir or give the old settings"
+        )
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    made = {}
+    for key, value in values.items():
+        inner = _flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
+        made |= inner
+    return made
+
+
+def replace_text(path: Path, text: str):
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any):
+    """Write strict JSON, whole or not at all."""
+    replace_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def metrics_path(workdir: Path) -> Path:
+    """Return the path of the run's metrics: one JSON object a line, in order of `step`."""
+    return workdir / "metrics.jsonl"
+
+
+def read_metrics(workdir: Path, last_step: int | None = None) -> list[dict[str, Any]]:
+    """Return the records up to last_step; a line cut off by a kill is dropped."""
+    path = metrics_path(workdir)
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if last_step is None or record["step"] <= last_step:
+            records.append(record)
+    return records
+
+
+def truncate_metrics(workdir: Path, last_step: int):
+    """Drop the records beyond last_step, which a resumed run will write again."""
+    lines = [json.dumps(r) + "\n" for r in read_metrics(workdir, last_step)]
+    replace_text(metrics_path(workdir), "".join(lines))
