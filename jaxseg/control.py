@@ -2,7 +2,8 @@
 
 Both watch one value per evaluation, larger is better, and live in the train state, so that
 a resumed run goes on with the same counters. A NaN counts as no improvement. The rules
-are those of Keras' ReduceLROnPlateau and EarlyStopping.
+are those of Keras' ReduceLROnPlateau and EarlyStopping, but for two: a cooldown passes in
+full (Keras counts its last evaluation again), and patience 0 never stops.
 """
 
 from typing import NamedTuple

@@ -78,7 +78,7 @@ def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], pa
     _mark_means(left, summary["patients"]["dice"])
     left.set(xlim=(-0.02, 1.02), ylim=(len(ranked) + 0.7, 0.3), xlabel="Dice")
     if named:
-        left.set_yticks(ranks, [s.patient for s in ranked], fontsize=9)
+        left.set_yticks(ranks, [_plain(s.patient) for s in ranked], fontsize=9)
     else:
         left.set_ylabel("patients, best first")
     handles = left.get_legend_handles_labels()
@@ -153,10 +153,14 @@ def _best_evaluation(records: Sequence[dict[str, Any]], monitor: str) -> tuple[i
 
 
 def _reductions(steps: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """Return the steps at which the rate dropped suddenly; a cosine's smooth fall has none."""
-    ratio = rates[1:] / np.maximum(rates[:-1], 1e-30)
-    before = np.concatenate([[1.0], ratio[:-1]])
-    return steps[1:][(ratio < 0.85) & (before > 0.9)]
+    """Return the steps at which the rate dropped far more than just before and just after.
+
+    So warm-up and the smooth fall of a cosine have none; nor has the last record, which has no
+    after.
+    """
+    ratio = np.minimum(rates[1:] / np.maximum(rates[:-1], 1e-30), 1)
+    before, after = np.concatenate([[1], ratio[:-1]]), np.concatenate([ratio[1:], [0]])
+    return steps[1:][ratio < 0.85 * np.minimum(before, after)]
 
 
 def _mark_means(axes: Axes, dice: dict[str, Any]):
@@ -221,7 +225,11 @@ def _contour_title(patient: str, score: PatientScore) -> str:
     error = score.volume_error
     change = "" if error is None else f" ({100 * error:+.0f} %)"
     sizes = f"truth {score.truth_voxels:,} voxels, prediction {score.predicted_voxels:,}{change}"
-    return f"{patient}: Dice {score.dice:.3f}\n{sizes}".replace("$", r"\$")
+    return f"{_plain(patient)}: Dice {score.dice:.3f}\n{sizes}"
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # between two dollars matplotlib would read a formula
 
 
 def _all_handles(*axes: Axes) -> tuple[list, list]:

@@ -87,7 +87,7 @@ def _head(volume: np.ndarray) -> np.ndarray:
         channel = np.ascontiguousarray(volume[..., c])
         dark, bright = _percentiles(*_histogram(channel), _HEAD_PERCENTILES)
         votes += channel > dark + _HEAD_FRACTION * (bright - dark)
-    return votes >= max(channels / 2, 1)
+    return votes >= channels / 2
 
 
 def _statistics(voxels: np.ndarray) -> tuple[float, float, float, float]:

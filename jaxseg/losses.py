@@ -36,8 +36,8 @@ def bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
         ValueError: the shapes differ.
     """
     _check_same_shape(logits, mask)
-    # -log sigmoid without overflow: max(x, 0) - x m + log(1 + exp(-|x|))
-    loss = jnp.maximum(logits, 0) - logits * mask + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    # Not max(x, 0) - x m + log1p(exp(-|x|)), whose automatic gradient is wrong at x = 0.
+    loss = -mask * jax.nn.log_sigmoid(logits) - (1 - mask) * jax.nn.log_sigmoid(-logits)
     return _spatial_mean(loss)
 
 

@@ -9,7 +9,7 @@ from jaxseg.layers import UpConv, max_pool, repeat
 
 
 class Norm(nn.Module):
-    """Batch, group (8 channels a group at most 8 groups) or instance norm, in float32."""
+    """Batch, group (at most 8 groups) or instance norm; statistics in float32."""
 
     kind: str
     dtype: jnp.dtype

@@ -19,7 +19,10 @@ from jaxseg.state import TrainState
 from jaxseg.tensorboard import TensorBoard
 from jaxseg.workdir import metrics_path
 
-INPUT_BOUND_SHARE = 0.2  # of the time for training steps spent waiting for data
+# A run is called input-bound above this share of the training time, and this many seconds
+# (the first batch always makes the device wait).
+INPUT_BOUND_SHARE = 0.2
+INPUT_BOUND_SECONDS = 2.0
 
 
 class Ledger:
@@ -46,8 +49,9 @@ class Ledger:
         total = sum(self.seconds.values()) or 1.0
         shares = {name: seconds / total for name, seconds in self.seconds.items()}
         line = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        training = shares.get("waiting for data", 0) + shares.get("steps", 0)
-        if training and shares.get("waiting for data", 0) / training > INPUT_BOUND_SHARE:
+        waiting = self.seconds.get("waiting for data", 0.0)
+        training = waiting + self.seconds.get("steps", 0.0)
+        if waiting > max(INPUT_BOUND_SHARE * training, INPUT_BOUND_SECONDS):
             line += "; input-bound: more input.num_workers would help"
         self.seconds = {}
         return shares, line
@@ -156,7 +160,7 @@ class Progress:
         clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps({"step": step, **clean}) + "\n")
         self._file.flush()
-        self._board.scalars(step, values)
+        self._board.scalars(step, {k: v for k, v in clean.items() if v is not None})
 
     def pictures(self, step: int, pictures: Sequence[np.ndarray]):
         """Show validation pictures, [H, W, 3] uint8 each, in TensorBoard where it is installed."""
@@ -174,7 +178,7 @@ class Progress:
         time_shares = {f"time_{name.replace(' ', '_')}": s for name, s in shares.items()}
         self.record(step, report | time_shares)
         bad = int(state.early_stop.bad)
-        note = "best so far" if bad == 0 else f"no gain for {bad} evaluations"
+        note = "best so far" if bad == 0 else f"evaluations without gain: {bad}"
         if state.plateau.scale < 1:
             note += f", learning rate x {float(state.plateau.scale):.3g}"
         self.say(

@@ -67,6 +67,28 @@ def test_identity_is_exact(cubic, dense):
     assert got[0].dtype == np.float32 and got[1].dtype == np.uint8
 
 
+def test_mask_takes_the_nearest_pixel_and_never_mixes():
+    labels = np.random.default_rng(0).integers(0, 256, (20, 30, 1), dtype=np.uint8)
+    matrix = np.array([[1, 0, 2.3], [0, 1, 3.7]])  # nearest: 2 columns and 4 rows further
+    _, got = geometry.warp(labels.astype(np.float32), labels, matrix, (10, 20), np.zeros(1))
+    np.testing.assert_array_equal(got, labels[4:14, 2:22])
+
+
+def test_cubic_follows_a_wave_more_closely_than_linear():
+    x = np.arange(60, dtype=np.float32)
+    wave = np.tile(np.sin(x), (60, 1))[..., None]
+    matrix = np.array([[1, 0, 10.5], [0, 1, 10]])
+    mask = np.zeros((60, 60, 1), np.uint8)
+    linear, cubic = (
+        np.abs(
+            geometry.warp(wave, mask, matrix, (40, 40), np.zeros(1), c)[0][0, :, 0] - truth
+        ).max()
+        for truth in [np.sin(x[:40] + 10.5)]
+        for c in (False, True)
+    )
+    assert linear > 0.11 and cubic < 0.05  # midway between samples linear loses 1 - cos(1/2)
+
+
 @pytest.mark.parametrize("factor", [2, 4, 5])
 def test_shrinking_averages_blocks(factor):
     image, mask = _random((20 * factor, 30 * factor, 3))

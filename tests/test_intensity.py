@@ -67,10 +67,10 @@ def test_a_channel_with_a_grey_background_is_outvoted():
 
 def test_constant_and_empty_volumes():
     for value in (0, 7):
-        constant = np.full((2, 4, 4, 1), value, np.uint8)
+        constant = np.full((2, 4, 6, 1), value, np.uint8)
         stats = intensity.volume_statistics(constant)
         np.testing.assert_array_equal(stats, [[value, value, value, 1]])
-        np.testing.assert_array_equal(intensity.head_box(constant), [0, 0, 4, 4])
+        np.testing.assert_array_equal(intensity.head_box(constant), [0, 0, 4, 6])
         np.testing.assert_array_equal(intensity.normalise(constant[0], stats), 0)
     nothing = intensity.volume_statistics(np.zeros((0, 4, 4, 2), np.uint8))
     np.testing.assert_array_equal(nothing, [[0, 0, 0, 1]] * 2)
@@ -93,6 +93,13 @@ def test_head_box_ignores_specks_and_marks():
     volume[0, rng.integers(0, 7, 5), rng.integers(0, 50, 5)] = 255  # single pixels
     volume[1, 30:34, 40:44] = 255  # 16 pixels against 240: a letter in the corner
     np.testing.assert_array_equal(intensity.head_box(volume), [8, 10, 20, 30])
+
+
+def test_head_box_of_a_noisy_deep_volume():
+    """Bright pixels at 2 % of the places in each of 60 slices: together they fill the frame."""
+    volume = np.where(np.random.default_rng(0).random((60, 40, 50, 1)) < 0.02, 255, 0)
+    volume[:, 8:20, 10:30] = 200
+    np.testing.assert_allclose(intensity.head_box(volume.astype(np.uint8)), [8, 10, 20, 30], atol=2)
 
 
 def test_head_box_reaches_the_frame():

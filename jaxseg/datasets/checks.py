@@ -4,6 +4,7 @@ A problem is a line that names the file. Nothing is raised on the way, so that o
 all that is to be mended.
 """
 
+import itertools
 import zipfile
 import zlib
 from collections import defaultdict
@@ -39,7 +40,7 @@ def read_volumes(
         slices = sorted(slices)
         numbers = [s.number for s in slices]
         before = len(problems)
-        _check_numbers(patient, slices, problems, warnings)
+        warnings += _gaps(patient, numbers)
         with quiet_opencv():
             pairs = [_read_slice(files, s, problems) for s in slices]
         for s, (image, _) in zip(slices, pairs, strict=True):
@@ -81,17 +82,9 @@ def _read(files: Files, name: str, decode: Callable, problems: list[str]) -> np.
         return None
 
 
-def _check_numbers(patient: str, slices: list[Slice], problems: list[str], warnings: list[str]):
-    for a, b in zip(slices, slices[1:], strict=False):
-        if a.number == b.number:
-            problems.append(f"{b.image}: same slice number as {a.image}")
-    gaps = [
-        f"{a.number} to {b.number}"
-        for a, b in zip(slices, slices[1:], strict=False)
-        if b.number > a.number + 1
-    ]
-    if gaps:
-        warnings.append(f"patient {patient}: slice numbers jump from {', '.join(gaps)}")
+def _gaps(patient: str, numbers: list[int]) -> list[str]:
+    jumps = [f"{a} to {b}" for a, b in itertools.pairwise(numbers) if b > a + 1]
+    return [f"patient {patient}: slice numbers jump from {', '.join(jumps)}"] if jumps else []
 
 
 def _check_sizes(patient: str, slices: list[Slice], pairs: list[tuple], problems: list[str]):

@@ -110,4 +110,4 @@ def pair(entries: Iterable[Entry], problems: list[str]) -> dict[tuple, tuple[str
             problems.append(f"{entry.name}: a second {kind} of the slice of {first}")
     problems += [f"{name}: image without mask" for k, name in images.items() if k not in masks]
     problems += [f"{name}: mask without image" for k, name in masks.items() if k not in images]
-    return {key: (images[key], masks[key]) for key in images.keys() & masks.keys()}
+    return {key: (images[key], masks[key]) for key in images if key in masks}

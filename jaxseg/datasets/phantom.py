@@ -95,19 +95,15 @@ def generate_patient(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     z = np.linspace(*Z_RANGE, rng.integers(SLICES[0], SLICES[1] + 1))
     axes = _Point(z[:, None, None], plane[:, None], plane)
     point = _pose(rng, axes)
-    head = _head_radius(point)
-    cavity = np.maximum(head, 1 + 1.4 * (_skull_base(point) - point.z))
-    side = rng.choice([-1.0, 1.0])
-    point, tumour = _tumour(rng, axes, point, side)
+    head, cavity = _head(point)
+    point, tumour, side = _tumour(rng, axes, point)
     coarse = _grain(rng, head.shape, (0.8, 2.6, 2.6))
     fine = _grain(rng, head.shape, (0.5, 1.4, 1.4))
     tissue = _paint_head(rng, point, head, cavity, coarse)
     ventricles = rng.uniform(0.035, 0.075), rng.uniform(0.25, 0.31)  # width, length
     ventricle = _ventricle_radius(point, *ventricles)
     allowed = _paint_brain(rng, point, cavity, ventricle, np.abs(coarse), fine, tissue)
-    margin = rng.uniform(*CAP_SIZE) * (1 + 0.25 * fine)
-    _paint_caps(point, ventricles, margin, tumour, tissue)
-    _paint_lesions(rng, point, np.minimum(ventricle, tumour), tissue)
+    _paint_look_alikes(rng, point, ventricles, fine, tumour, tissue)
     mask = _paint_tumour(rng, axes, tumour, allowed & (point.x * side > 0.06), tissue)
     return _acquire(rng, axes, tissue, fine), mask[..., None].astype(np.uint8)
 
@@ -147,8 +143,9 @@ def _pose(rng, axes: _Point) -> _Point:
     return _Point(tilted, scale_y * y + bend_y, scale_x * x + bend_x)
 
 
-def _tumour(rng, axes: _Point, point: _Point, side: float) -> tuple[_Point, np.ndarray]:
-    """Return the points displaced by a tumour on `side` (-1 or 1), and the tumour's radius."""
+def _tumour(rng, axes: _Point, point: _Point) -> tuple[_Point, np.ndarray, float]:
+    """Return the points displaced by a tumour, the tumour's radius and its side (-1 or 1)."""
+    side = rng.choice([-1.0, 1.0])
     size, height = rng.uniform(*TUMOUR_RADIUS), rng.uniform(*TUMOUR_HALF_HEIGHT)
     angle = rng.uniform(0, 2 * np.pi)
     dz = (point.z - rng.uniform(-0.05, 0.45)) / height
@@ -158,9 +155,9 @@ def _tumour(rng, axes: _Point, point: _Point, side: float) -> tuple[_Point, np.n
     u = (np.cos(spin) * dx + np.sin(spin) * dy) / (size * stretch)
     v = (np.cos(spin) * dy - np.sin(spin) * dx) / (size / stretch)
     radius = np.sqrt(u * u + v * v + (dz * dz) ** 2)  # blunt ends: no dot-like sections
-    radius *= 1 + TUMOUR_IRREGULARITY * _waves(rng, axes, 2.2 / size, 6)
+    radius *= 1 + TUMOUR_IRREGULARITY * _waves(rng, axes, 2 / size, 6)
     pull = rng.uniform(*MASS_EFFECT) * np.exp(-((radius / 1.3) ** 2))
-    return point._replace(y=point.y - pull * dy, x=point.x - pull * dx), radius
+    return point._replace(y=point.y - pull * dy, x=point.x - pull * dx), radius, side
 
 
 def _ventricle_radius(point: _Point, width: float, length: float, margin=0.0) -> np.ndarray:
@@ -172,20 +169,17 @@ def _ventricle_radius(point: _Point, width: float, length: float, margin=0.0) ->
     return np.sqrt(((x - centre) / (width + margin)) ** 2 + height**2 + beyond**2)
 
 
-def _head_radius(point: _Point) -> np.ndarray:
-    """Return 1 on the inner table of the skull: wider at the back, tapering little downwards."""
-    z = point.z * np.where(point.z > 0, 1, 0.4)
-    return _radius((z, point.y, point.x / (1 + 0.12 * point.y)), (0, 0, 0), (1, 0.76, 0.61))
-
-
-def _skull_base(point: _Point) -> np.ndarray:
-    """Return the height z of the skull base: orbital roofs, middle and posterior fossa."""
-    x = np.abs(point.x)
+def _head(point: _Point) -> tuple[np.ndarray, np.ndarray]:
+    """Return two radii, 1 on the inner table of the skull: of the vault, and with the base."""
+    z, y, x = point.z, point.y, np.abs(point.x)
+    vault = _radius(
+        (z * np.where(z > 0, 1, 0.4), y, x / (1 + 0.12 * y)), (0, 0, 0), (1, 0.76, 0.61)
+    )
     lateral = np.minimum(x / 0.3, 1)
-    middle = np.clip((point.y + 0.38 + 0.12 * lateral) / 0.2, 0, 1)
-    back = np.clip(point.y / 0.2, 0, 1)
-    front = -0.2 + 0.2 * (point.y + 0.4) - 1.2 * (x - 0.26) ** 2  # the roof of the orbits
-    return front - (0.12 + 0.2 * lateral) * middle - 0.6 * back
+    orbits = -0.2 + 0.2 * (y + 0.4) - 1.2 * (x - 0.26) ** 2
+    middle = (0.12 + 0.2 * lateral) * np.clip((y + 0.38 + 0.12 * lateral) / 0.2, 0, 1)
+    base = orbits - middle - 0.6 * np.clip(y / 0.2, 0, 1)  # z of the three fossae
+    return vault, np.maximum(vault, 1 + 1.4 * (base - z))
 
 
 def _paint_head(rng, point: _Point, head, cavity, grain: np.ndarray) -> np.ndarray:
@@ -240,7 +234,7 @@ def _paint_hindbrain(mirrored: _Point, inside: np.ndarray, tissue: np.ndarray) -
     stem = _radius(mirrored, (-0.6, 0.1, 0), (9, 0.14, 0.15)) + 9 * (mirrored.z > -0.25)
     cistern = _radius(mirrored, (-0.3, -0.06, 0), (0.12, 0.1, 0.13))
     folia = np.cos(26 * np.pi * lobe) + 2.5 * (lobe - 0.75)
-    around = inside & (np.minimum(lobe, np.minimum(stem, cistern)) < 1.1)
+    around = inside & (np.minimum(lobe, np.minimum(stem, cistern)) < 1.06)
     tissue[around] = CSF
     tissue[inside & (lobe < 1)] = GREY
     tissue[inside & ((stem < 1) | (lobe < 1) & (folia < -0.3))] = WHITE
@@ -248,17 +242,14 @@ def _paint_hindbrain(mirrored: _Point, inside: np.ndarray, tissue: np.ndarray) -
     return around
 
 
-def _paint_caps(point: _Point, ventricles, margin, tumour, tissue: np.ndarray) -> None:
-    """Paint white matter bright within `margin` of the ventricles' horns, less along the body."""
-    horn = np.clip((np.abs(point.y - 0.03) - 0.12) / 0.18, 0.12, 1)
-    cap = _ventricle_radius(point, *ventricles, margin * horn) < 1
-    tissue[cap & (tissue == WHITE) & (tumour > 1.2)] = BRIGHT  # a gap: what touches is tumour
-
-
-def _paint_lesions(rng, point: _Point, nearest: np.ndarray, tissue: np.ndarray) -> None:
-    """Paint bright dots in the white matter away from the tumour and the ventricles."""
+def _paint_look_alikes(rng, point: _Point, ventricles, grain, tumour, tissue) -> None:
+    """Paint caps on the horns of the ventricles and small lesions, in white matter."""
     white = tissue == WHITE
-    places = np.flatnonzero(white & (nearest > 1.5) & (point.z > -0.2))
+    horn = np.clip((np.abs(point.y - 0.03) - 0.12) / 0.18, 0.12, 1)
+    margin = rng.uniform(*CAP_SIZE) * horn * (1 + 0.25 * grain)
+    cap = _ventricle_radius(point, *ventricles, margin)
+    tissue[white & (cap < 1) & (tumour > 1.2)] = BRIGHT  # a gap: what touches is tumour
+    places = np.flatnonzero(white & (cap > 1.3) & (tumour > 1.5) & (point.z > -0.2))
     chosen = rng.choice(places, rng.integers(LESIONS[0], LESIONS[1] + 1))
     # A point blurred by sigma stays above the peak of a unit point within the wanted radius.
     sigma, dots = 1.6, np.zeros(tissue.shape)
@@ -269,7 +260,8 @@ def _paint_lesions(rng, point: _Point, nearest: np.ndarray, tissue: np.ndarray) 
 
 def _paint_tumour(rng, axes: _Point, radius, allowed: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     """Paint oedema, core, fluid centre and rim; return the mask, bool [D, SIZE, SIZE]."""
-    pieces, _ = ndimage.label((radius < 1) & allowed)
+    smooth = ndimage.binary_opening((radius < 1) & allowed, np.ones((1, 5, 5)))  # no slivers
+    pieces, _ = ndimage.label(smooth)
     mask = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     mask &= mask.sum((1, 2), keepdims=True) >= SMALLEST_SECTION
     core = radius / rng.uniform(0.45, 0.75) + 0.12 * _waves(rng, axes, 14.0)
@@ -284,22 +276,17 @@ def _paint_tumour(rng, axes: _Point, radius, allowed: np.ndarray, tissue: np.nda
     return mask
 
 
-def _contrast(rng) -> np.ndarray:
-    """Return this patient's TISSUES; [tissues, channels]."""
-    table = np.array(list(TISSUES.values())) * rng.normal(1, 0.04, (len(TISSUES), 3))
-    table[FAT] *= rng.uniform(*FAT_GAIN)
-    table[BRIGHT, 1] *= rng.uniform(*BRIGHT_GAIN)
-    table[[OEDEMA, CORE], 1] *= rng.uniform(*OEDEMA_GAIN)
-    return table
-
-
 def _acquire(rng, axes: _Point, tissue: np.ndarray, grain: np.ndarray) -> np.ndarray:
     """Return the scan of the tissues, uint8 [D, SIZE, SIZE, 3]."""
     image = np.empty((*tissue.shape, 3), np.uint8)
     texture = 1 + TEXTURE * grain
     noise, gain = rng.uniform(*NOISE), rng.uniform(*GAIN)
     receive = _waves(rng, axes, 1.5)
-    for channel, values in enumerate(_contrast(rng).T):
+    table = np.array(list(TISSUES.values())) * rng.normal(1, 0.04, (len(TISSUES), 3))
+    table[FAT] *= rng.uniform(*FAT_GAIN)
+    table[BRIGHT, 1] *= rng.uniform(*BRIGHT_GAIN)
+    table[[OEDEMA, CORE], 1] *= rng.uniform(*OEDEMA_GAIN)
+    for channel, values in enumerate(table.T):
         signal = values[tissue] * texture
         motion = MOTION * (channel != 1)  # FLAIR stays where the mask is
         for axis in (1, 2):

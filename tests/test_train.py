@@ -1,0 +1,254 @@
+"""Whole runs: training, resume bit for bit, faults, the finished run."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from fake_config import tiny_config
+
+from jaxseg import checkpoint, cli, train, workdir
+from jaxseg.config import Config, EarlyStop
+from jaxseg.datasets import prepare, split_patients
+from jaxseg.errors import TrainingFailed, UserError
+from jaxseg.sharding import make_mesh
+from jaxseg.state import TrainState, new_state
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def with_train(config: Config, **changes) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+def run_training(config: Config, run: Path) -> str | None:
+    prepared = prepare(config.dataset)
+    splits = split_patients(prepared.patients, config.split)
+    workdir.claim(run, config, prepared.num_channels, splits)
+    return train.train(config, run, prepared, splits)
+
+
+def latest(config: Config, run: Path) -> TrainState:
+    with checkpoint.open_checkpoints(run) as checkpoints:
+        return checkpoint.restore_latest(checkpoints, new_state(config, 3, make_mesh()))
+
+
+def assert_same_state(left: TrainState, right: TrainState):
+    paths = jax.tree_util.tree_leaves_with_path(left)
+    others = jax.tree.leaves(right)
+    assert len(paths) == len(others)
+    for (path, a), b in zip(paths, others, strict=True):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=str(path))
+
+
+def lasting(records):
+    """The records without what depends on the clock."""
+    return [
+        {k: v for k, v in r.items() if k != "samples_per_second" and not k.startswith("time_")}
+        for r in records
+    ]
+
+
+def stop_after(monkeypatch, num_checks: int):
+    """Make the loop see a SIGTERM when it asks for the n-th time."""
+
+    class Stop:
+        asked = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        @property
+        def received(self):
+            Stop.asked += 1
+            return "SIGTERM" if Stop.asked > num_checks else None
+
+    monkeypatch.setattr(train, "StopSignals", Stop)
+
+
+@pytest.mark.parametrize("eval_every_steps", [1, 2, 4])
+def test_six_steps_equal_three_restart_and_three(cache, tmp_path, monkeypatch, eval_every_steps):
+    config = with_train(tiny_config(cache), eval_every_steps=eval_every_steps)
+    assert run_training(config, tmp_path / "whole") is None
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert run_training(config, tmp_path / "parts") == "SIGTERM"
+    assert int(latest(config, tmp_path / "parts").step) == 3
+    assert run_training(config, tmp_path / "parts") is None
+    whole, parts = (latest(config, tmp_path / name) for name in ("whole", "parts"))
+    assert_same_state(whole, parts)
+    # The counters were at work: one evaluation of improvement, then reductions only.
+    num_evaluations = -(-6 // eval_every_steps)
+    assert int(whole.early_stop.bad) == num_evaluations - 1
+    assert float(whole.plateau.scale) == 0.5 ** (num_evaluations - 1)
+    records = [lasting(workdir.read_metrics(tmp_path / name)) for name in ("whole", "parts")]
+    assert records[0] == records[1]
+
+
+def test_early_stop_ends_the_run_and_a_restart_does_not_go_on(cache, tmp_path):
+    config = dataclasses.replace(
+        with_train(tiny_config(cache), num_steps=50),
+        early_stop=EarlyStop(patience=2, min_delta=1.0),
+    )
+    assert run_training(config, tmp_path) is None
+    state = latest(config, tmp_path)
+    assert int(state.step) == 3  # the first evaluation is the best, two bring nothing
+    assert run_training(config, tmp_path) is None
+    assert_same_state(state, latest(config, tmp_path))
+
+
+def test_nan_stops_the_run_and_spares_the_checkpoint(cache, tmp_path, monkeypatch):
+    config = with_train(
+        tiny_config(cache), num_steps=20, eval_every_steps=4, max_nonfinite_in_row=3
+    )
+    good = train.training_batches
+
+    def poisoned(*args):
+        for step, batch in enumerate(good(*args)):
+            yield batch | {"image": batch["image"] * (np.nan if step >= 5 else 1)}
+
+    monkeypatch.setattr(train, "training_batches", poisoned)
+    with pytest.raises(TrainingFailed, match="step 8: .* not finite 3 times in a row"):
+        run_training(config, tmp_path)
+    state = latest(config, tmp_path)
+    assert int(state.step) == 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.weights))
+
+
+def test_a_single_nan_is_skipped_and_counted(cache, tmp_path, monkeypatch):
+    config = tiny_config(cache)
+    good = train.training_batches
+
+    def poisoned(*args):
+        for step, batch in enumerate(good(*args)):
+            yield batch | {"image": batch["image"] * (np.nan if step == 2 else 1)}
+
+    monkeypatch.setattr(train, "training_batches", poisoned)
+    assert run_training(config, tmp_path) is None
+    assert int(latest(config, tmp_path).nonfinite_total) == 1
+    training = [r for r in workdir.read_metrics(tmp_path) if "train_loss" in r]
+    assert [r["nonfinite_total"] for r in training] == [0, 0, 1, 1, 1, 1]
+    assert training[2]["train_loss"] is None  # strict JSON has no NaN
+
+
+def test_another_config_in_the_same_workdir_is_refused(cache, tmp_path):
+    config = with_train(tiny_config(cache), num_steps=1)
+    run_training(config, tmp_path)
+    with pytest.raises(UserError, match=r"config.train.batch_size was 8, is 16"):
+        run_training(with_train(config, batch_size=16), tmp_path)
+    free = dataclasses.replace(config, input=dataclasses.replace(config.input, num_threads=3))
+    run_training(free, tmp_path)
+
+
+def test_a_changed_data_set_in_the_same_workdir_is_refused(cache, tmp_path):
+    config = with_train(tiny_config(cache), num_steps=1)
+    run_training(config, tmp_path)
+    data = json.loads((tmp_path / "data.json").read_text())
+    data["digests"]["train"][0][0] = "another image"
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="has changed since"):
+        run_training(config, tmp_path)
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(cache, tmp_path):
+    with pytest.raises(UserError, match=r"train.batch_size=12: must be a multiple of the 8 dev"):
+        run_training(with_train(tiny_config(cache), batch_size=12), tmp_path)
+
+
+CONFIG_FILE = """
+import dataclasses, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from fake_config import tiny_config
+
+def get_config():
+    config = tiny_config(Path({cache!r}))
+    return dataclasses.replace(
+        config, train=dataclasses.replace(config.train, num_steps=40, eval_every_steps=5)
+    )
+"""
+
+
+@pytest.fixture
+def program(cache, tmp_path):
+    """Start `python -m jaxseg.train` on the tiny config in a workdir; returns the process."""
+    file = tmp_path / "tiny.py"
+    file.write_text(CONFIG_FILE.format(tests=str(Path(__file__).parent), cache=str(cache)))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "jax")
+
+    def start(run: Path, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jaxseg.train", "--config", file, "--workdir", run, *arguments],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    return start
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen):
+    deadline = time.monotonic() + 120
+    while not any(r["step"] >= step for r in workdir.read_metrics(run)):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_interrupted_and_whole_runs_end_the_same(program, cache, tmp_path):
+    whole = program(tmp_path / "whole")
+    text, _ = whole.communicate(timeout=240)
+    assert whole.returncode == 0, text
+    assert (
+        "Dice per patient" in text and str(tmp_path / "whole/evaluation/test/report.html") in text
+    )
+
+    parts = tmp_path / "parts"
+    killed = program(parts)
+    wait_for_step(parts, 12, killed)
+    killed.kill()
+    killed.communicate()
+    stopped = program(parts)
+    wait_for_step(parts, 22, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    text, _ = stopped.communicate(timeout=120)
+    assert stopped.returncode == 0, text
+    assert "continuing at step" in text
+    assert "SIGTERM: saved in" in text
+    final = program(parts)
+    text, _ = final.communicate(timeout=240)
+    assert final.returncode == 0, text
+
+    config = cli.load_config(str(tmp_path / "tiny.py"))
+    assert_same_state(latest(config, tmp_path / "whole"), latest(config, parts))
+    records = [lasting(workdir.read_metrics(r)) for r in (tmp_path / "whole", parts)]
+    assert records[0] == records[1]
+    scores = [(r / "evaluation/test/scores.json").read_text() for r in (tmp_path / "whole", parts)]
+    assert scores[0] == scores[1]
+
+    again = program(parts)
+    text, _ = again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert "is finished" in text
+
+    other = program(parts, "--config.train.batch_size=16")
+    text, _ = other.communicate(timeout=120)
+    assert other.returncode == 2
+    assert "made with another config" in text and "Traceback" not in text
