@@ -66,10 +66,12 @@ def parse_config(argv: Sequence[str], help_text: str) -> tuple[Config, str]:
     if path is None:
         raise UserError("which config? By example --config configs/unet.py (see --help)")
     config = load_config(path)
-    # The override flags are found in sys.argv style lists, hence sys_argv.
-    holder = config_flags.DEFINE_config_dict(
-        "config", as_config_dict(config), sys_argv=["jaxseg", *argv]
-    )
+    try:
+        holder = config_flags.DEFINE_config_dict(
+            "config", as_config_dict(config), sys_argv=["jaxseg", *argv]
+        )
+    except _FLAG_ERRORS as error:
+        raise UserError(f"--config...: no such setting: {_one_line(error)}") from error
     parse_flags(argv, help_text)
     return from_dict(holder.value.to_dict()), Path(path).stem
 

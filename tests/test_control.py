@@ -31,7 +31,13 @@ class config_like:  # noqa: N801 (stands for config.Plateau, which checks Python
 def run_plateau(values, factor=0.5, patience=2, cooldown=0, min_delta=0.0, min_scale=0.0):
     """Return the states after each value."""
     state, states = control.init_plateau(), []
-    settings_ = (np.float32(factor), patience, cooldown, np.float32(min_delta), np.float32(min_scale))
+    settings_ = (
+        np.float32(factor),
+        patience,
+        cooldown,
+        np.float32(min_delta),
+        np.float32(min_scale),
+    )
     for value in values:
         state = plateau_step(state, np.float32(value), *settings_)
         states.append(state)

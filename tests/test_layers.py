@@ -91,6 +91,4 @@ def test_repeat_is_numpy_repeat(rank):
 def test_pixel_shuffle_by_hand():
     """4 channels become the rows of a 2 x 2 window."""
     x = jnp.array([[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]).reshape(1, 1, 2, 4)
-    np.testing.assert_array_equal(
-        pixel_shuffle(x, 2).reshape(2, 4), [[0, 1, 4, 5], [2, 3, 6, 7]]
-    )
+    np.testing.assert_array_equal(pixel_shuffle(x, 2).reshape(2, 4), [[0, 1, 4, 5], [2, 3, 6, 7]])

@@ -51,7 +51,7 @@ def _dice(over_batch, smooth=1.0):
 
 
 def _tversky(over_batch):
-    options = dict(alpha=0.3, beta=0.7, smooth=2.0, over_batch=over_batch)
+    options = {"alpha": 0.3, "beta": 0.7, "smooth": 2.0, "over_batch": over_batch}
     return functools.partial(losses.soft_tversky, **options)
 
 
@@ -121,9 +121,7 @@ def test_agrees_with_float64_and_stays_in_range(name, x, m):
 @given(x=logits_arrays, m=masks)
 def test_gradient_is_that_of_float64_finite_differences(name, x, m):
     reference = LOSSES[name][1]
-    expected = finite_differences(
-        lambda y: reference(y, m) @ SAMPLE_WEIGHTS, x.astype(np.float64)
-    )
+    expected = finite_differences(lambda y: reference(y, m) @ SAMPLE_WEIGHTS, x.astype(np.float64))
     np.testing.assert_allclose(gradient_of(name)(x, m), expected, 1e-3, 1e-5)
 
 
@@ -192,7 +190,9 @@ def test_special_cases_are_equal(x, m):
 
 @every_loss
 @quick
-@given(x=logits_arrays, m=masks, samples=st.permutations(range(3)), voxels=st.permutations(range(4)))
+@given(
+    x=logits_arrays, m=masks, samples=st.permutations(range(3)), voxels=st.permutations(range(4))
+)
 def test_order_of_samples_and_voxels_does_not_matter(name, x, m, samples, voxels):
     def shuffle(v):
         return v.reshape(3, 4, 2)[samples][:, voxels].reshape(SHAPE)

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Make an environment beside the code if there is none, then train on this machine:
+#   launch/local.sh --config configs/unet.py [--config.a.b=VALUE ...]
+# EXTRA=cuda or EXTRA=tpu installs jax for that device; DRY_RUN=1 only prints the commands.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+run() {
+  printf '+ %s\n' "$*"
+  if [ -z "${DRY_RUN:-}" ]; then "$@"; fi
+}
+
+if [ ! -x .venv/bin/python ]; then
+  run python3 -m venv .venv
+  run .venv/bin/pip install --quiet ".${EXTRA:+[$EXTRA]}"
+fi
+run .venv/bin/python -m jaxseg.train "$@"

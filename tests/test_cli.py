@@ -1,0 +1,144 @@
+"""Command lines: every mistake is one line that says how to mend it, exit code 2, no traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxseg import cli, config
+from jaxseg.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+PARSE = """
+import sys
+from jaxseg import cli
+from jaxseg.config import to_json
+
+def program(argv):
+    config, name = cli.parse_config(argv, "What it does.")
+    print(name, to_json(config))
+
+cli.run(program)
+"""
+
+
+def parse(*arguments: str) -> subprocess.CompletedProcess:
+    """Parse a command line in a process of its own: absl's flags are global."""
+    return subprocess.run(
+        [sys.executable, "-c", PARSE, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def train(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "jaxseg.train", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def assert_refused(done: subprocess.CompletedProcess, *parts: str):
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+UNET = ("--config", "configs/unet.py")
+
+
+def test_overrides_of_every_type():
+    done = parse(
+        *UNET,
+        "--config.seed=7",
+        "--config.optimizer.learning_rate=1",
+        "--config.model.widths=(4, 8)",
+        "--config.model.remat=true",
+        "--config.dataset.source=/some/where",
+        "--config.split.train=('a',)",
+        "--config.split.validation=('b',)",
+        "--config.split.test=('c',)",
+    )
+    assert done.returncode == 0, done.stderr
+    name, _, text = done.stdout.partition(" ")
+    assert name == "unet"
+    for part in ('"seed": 7', '"learning_rate": 1.0', '"remat": true', '"source": "/some/where"'):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        ((), ["--config configs/unet.py"]),
+        (("--config",), ["needs the path"]),
+        (("--config", "nowhere.py"), ["nowhere.py: no such file"]),
+        ((*UNET, "--config.train.batchsize=4"), ["batchsize", "batch_size"]),
+        ((*UNET, "--config.trian.batch_size=4"), ["trian"]),
+        ((*UNET, "--config.train.batch_size=four"), ["batch_size", "four"]),
+        ((*UNET, "--config.train.batch_size=0"), ["config.train.batch_size=0: must be at least 1"]),
+        ((*UNET, "--config.model.norm=layer"), ["config.model.norm='layer'", "batch", "group"]),
+        ((*UNET, "--config.model.dropout=1.5"), ["config.model.dropout=1.5"]),
+        ((*UNET, "--config.input.image_size=(100, 128)"), ["(100, 128)", "multiples of 8"]),
+        ((*UNET, "--config.input.image_size=128"), ["image_size"]),
+        ((*UNET, "--config.dataset.name=lgg_mri"), ["--config.dataset.source=PATH"]),
+        ((*UNET, "--config.split.fractions=(0.5, 0.5, 0.5)"), ["sum to 1"]),
+        ((*UNET, "--wrokdir=x"), ["wrokdir"]),
+        ((*UNET, "train.batch_size=4"), ["train.batch_size=4", "--config.name=VALUE"]),
+    ],
+)
+def test_mistakes(arguments, parts):
+    assert_refused(parse(*arguments), *parts)
+
+
+def test_a_broken_config_file_names_the_error(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("def get_config():\n    return 1 / 0\n")
+    assert_refused(parse("--config", str(file)), "broken.py: ZeroDivisionError")
+    file.write_text("x = 1\n")
+    assert_refused(parse("--config", str(file)), "get_config")
+
+
+def test_help_lists_every_setting():
+    done = parse("--help")
+    assert done.returncode == 0
+    assert "What it does." in done.stdout
+    assert "--config.train.batch_size=16" in done.stdout
+    assert "--config.plateau.patience=" in done.stdout
+
+
+def test_the_program_itself_refuses_a_missing_source():
+    done = train("--config", "configs/lgg_cpu.py", "--config.dataset.source=/nowhere/at/all")
+    assert_refused(done, "/nowhere/at/all")
+
+
+def test_evaluate_refuses_a_folder_without_a_run(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxseg.evaluate", "--workdir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert_refused(done, "no run here")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_the_configs_load_and_survive_json(file):
+    loaded = cli.load_config(str(file))
+    assert config.from_dict(cli.as_config_dict(loaded).to_dict()) == loaded
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"optimiser": {}}, "config.optimiser: no such setting"),
+        ({"train": {"steps": 3}}, "config.train.steps: no such setting; config.train has"),
+        ({"train": {"batch_size": 1.5}}, "must be of type int"),
+        ({"train": {"batch_size": True}}, "must be of type int"),
+        ({"model": {"remat": 1}}, "must be of type bool"),
+        ({"model": {"widths": 3}}, "must be a tuple"),
+        ({"dataset": {"source": 3}}, "must be of type str"),
+    ],
+)
+def test_wrong_values_in_a_saved_config(values, message):
+    with pytest.raises(UserError, match=message):
+        config.from_dict(values)
