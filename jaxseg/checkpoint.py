@@ -37,7 +37,7 @@ def open_checkpoints(workdir: Path) -> ocp.CheckpointManager:
         (workdir / "checkpoints").absolute(),
         item_names=("model", "train"),
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(1), keep_best]),
+            preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(2), keep_best]),
             best_fn=_rank,  # without it orbax does not write the metrics to disk
             best_mode="max",
             cleanup_tmp_directories=True,

@@ -1,6 +1,7 @@
 """Command lines: `--config FILE --config.a.b=VALUE`, help, and errors as one line."""
 
 import dataclasses
+import re
 import runpy
 import sys
 import typing
@@ -71,7 +72,7 @@ def parse_config(argv: Sequence[str], help_text: str) -> tuple[Config, str]:
             "config", as_config_dict(config), sys_argv=["jaxseg", *argv]
         )
     except _FLAG_ERRORS as error:
-        raise UserError(f"--config...: no such setting: {_one_line(error)}") from error
+        raise UserError(_unknown_setting(error)) from error
     parse_flags(argv, help_text)
     return from_dict(holder.value.to_dict()), Path(path).stem
 
@@ -132,5 +133,12 @@ def settings_help(kind: type = Config, path: str = "config") -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split())
+    return " ".join(str(error).split())
+
+
+def _unknown_setting(error: BaseException) -> str:
+    """Return the name and the guess out of what ml_collections says."""
+    guess = re.search(r"(\w+)\W+n?Did you mean \W+(\w+)", str(error))
+    if guess is None:
+        return f"no such setting: {_one_line(error)}"
+    return f"no such setting: {guess[1]}; did you mean {guess[2]}?"

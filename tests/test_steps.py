@@ -76,6 +76,14 @@ def assert_bitwise_equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
+def with_head_times(values, factor):
+    """Return the state with the last layer's kernel multiplied: large logits and gradients."""
+    params = dict(values.weights.params)
+    head = params["logits_0"]
+    params["logits_0"] = {**head, "kernel": head["kernel"] * np.float32(factor)}
+    return values._replace(weights=values.weights._replace(params=params))
+
+
 def poisoned(batch, value):
     image = batch["image"].copy()
     image[3, 4, 5, 1] = value
@@ -114,6 +122,14 @@ def test_non_finite_update_is_skipped_and_counted(value):
     assert_bitwise_equal(recovered.opt_state, twice.opt_state)
 
 
+def test_finite_loss_with_infinite_gradient_is_skipped_too():
+    start = with_head_times(initial_values(), 1e25)
+    after, (log,) = run(start, [make_batch()])
+    assert np.isfinite(log["train_loss"]) and not np.isfinite(log["gradient_norm"])
+    assert_bitwise_equal(after.weights, start.weights)
+    assert after.nonfinite_total == 1
+
+
 def test_moving_average_is_that_of_numpy():
     """Decay (1 + step) / (10 + step) at first, at most 0.9; running statistics included."""
     state, average = initial_values(), initial_values().weights
@@ -147,8 +163,8 @@ def test_plateau_scale_multiplies_the_update():
 
 
 def test_logged_values_are_those_of_a_plain_computation():
-    """Loss, pooled Dice and gradient norm of the first step, without the step's own code."""
-    start, batch = initial_values(), make_batch()
+    """Loss, pooled Dice and gradient norm (before clipping), without the step's own code."""
+    start, batch = with_head_times(initial_values(), 20), make_batch()
     _, (log,) = run(start, [batch])
 
     @jax.jit
@@ -169,6 +185,7 @@ def test_logged_values_are_those_of_a_plain_computation():
     np.testing.assert_allclose(log["train_loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(log["train_dice"], dice, rtol=1e-5)
     np.testing.assert_allclose(log["gradient_norm"], np.sqrt(squares), rtol=1e-4)
+    assert squares > CONFIG.optimizer.clip_norm**2
 
 
 @pytest.mark.parametrize("num_devices", [2, 8])

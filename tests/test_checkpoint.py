@@ -1,0 +1,119 @@
+"""Checkpoints: what is kept, what is read when files are damaged."""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_config import tiny_config
+
+from jaxseg import checkpoint
+from jaxseg.errors import UserError
+from jaxseg.sharding import make_mesh
+from jaxseg.state import TrainState, best_weights, new_state
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory) -> TrainState:
+    return new_state(tiny_config(tmp_path_factory.mktemp("cache")), 3, make_mesh())
+
+
+def at_step(state: TrainState, step: int) -> TrainState:
+    """The state with its step and an average that tells the steps apart."""
+    average = jax.tree.map(lambda x: jnp.full_like(x, step), state.average)
+    return state._replace(step=jnp.int32(step), average=average)
+
+
+def save_all(folder: Path, state: TrainState, values: dict[int, float | None]):
+    with checkpoint.open_checkpoints(folder) as checkpoints:
+        for step, value in values.items():
+            checkpoint.save(checkpoints, step, at_step(state, step), value)
+
+
+def read(folder: Path, state: TrainState) -> tuple[int, int]:
+    """Return the steps of the latest and the best checkpoint, as their contents tell."""
+    with checkpoint.open_checkpoints(folder) as checkpoints:
+        latest = checkpoint.restore_latest(checkpoints, state)
+        step, weights = checkpoint.restore_best(checkpoints, state)
+    assert {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(weights)} == {float(step)}
+    assert jax.tree.structure(best_weights(latest)) == jax.tree.structure(weights)
+    return int(latest.step), step
+
+
+@pytest.mark.parametrize(
+    "values, latest, best",
+    [
+        ({1: 0.5, 2: 0.9, 3: 0.1, 4: 0.2}, 4, 2),
+        ({1: 0.5, 2: 0.4, 3: math.nan, 4: math.nan}, 4, 1),  # NaN is never the best
+        ({1: 0.5, 2: None, 3: None, 4: None}, 4, 1),  # nor what was not evaluated
+        ({1: -2.0, 2: -1.0, 3: -math.inf}, 3, 2),
+        ({1: 0.1, 2: 0.2, 3: 0.3}, 3, 3),
+    ],
+)
+def test_latest_and_best_are_kept(tmp_path, state, values, latest, best):
+    save_all(tmp_path, state, values)
+    assert read(tmp_path, state) == (latest, best)
+
+
+def test_a_folder_without_checkpoints(tmp_path, state):
+    with checkpoint.open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoint.restore_latest(checkpoints, state) is state
+        with pytest.raises(UserError, match="no evaluated checkpoint here; train first"):
+            checkpoint.restore_best(checkpoints, state)
+
+
+def damage(folder: Path, step: int, how: str):
+    for file in (folder / "checkpoints" / str(step)).rglob("*"):
+        if not file.is_file():
+            continue
+        if how == "emptied":
+            file.write_bytes(b"")
+        elif how == "truncated" and file.stat().st_size > 1000:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        elif how == "missing item" and "train" in file.parts:
+            file.unlink()
+
+
+@pytest.mark.parametrize("how", ["emptied", "truncated", "missing item"])
+@pytest.mark.filterwarnings("ignore")  # tensorstore and asyncio complain on their own
+def test_a_damaged_newest_checkpoint_gives_way_to_the_older(tmp_path, state, capsys, how):
+    save_all(tmp_path, state, {1: 0.5, 2: 0.4})
+    damage(tmp_path, 2, how)
+    with checkpoint.open_checkpoints(tmp_path) as checkpoints:
+        latest = checkpoint.restore_latest(checkpoints, state)
+    assert int(latest.step) == 1
+    assert "warning: checkpoint 2 cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_usable_checkpoint_is_an_error_and_nothing_is_deleted(tmp_path, state):
+    save_all(tmp_path, state, {1: 0.5, 2: 0.4})
+    for step in (1, 2):
+        damage(tmp_path, step, "truncated")
+    with (
+        checkpoint.open_checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match="none of the checkpoints .* can be read"),
+    ):
+        checkpoint.restore_latest(checkpoints, state)
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def test_the_whole_state_comes_back(tmp_path, state):
+    changed = state._replace(
+        plateau=state.plateau._replace(scale=jnp.float32(0.25), bad=jnp.int32(3)),
+        early_stop=state.early_stop._replace(bad=jnp.int32(5)),
+        nonfinite_total=jnp.int32(7),
+        key=jax.random.key(99),
+    )
+    with checkpoint.open_checkpoints(tmp_path) as checkpoints:
+        checkpoint.save(checkpoints, 1, changed, 0.5)
+        checkpoints.wait_until_finished()
+        restored = checkpoint.restore_latest(checkpoints, state)
+    assert jax.tree.structure(restored) == jax.tree.structure(changed)
+    plain = [
+        jax.tree.map(np.asarray, s._replace(key=jax.random.key_data(s.key)))
+        for s in (restored, changed)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *plain)
