@@ -7,17 +7,22 @@ from jaxseg.config import Optimizer, Split, Train
 def get_config() -> Config:
     """Return the settings that differ from the defaults in jaxseg/config.py."""
     return Config(
-        dataset=Dataset(name="lgg_mri", source="../shared/data/lgg/kaggle_3m"),
+        dataset=Dataset(name="lgg_mri"),
         split=Split(fractions=(0.7, 0.1, 0.2)),
         input=Input(image_size=(128, 128), crop_to_head=True),
         augment=Augment(
             rotation_degrees=25.0,
             scale_range=(0.75, 1.3),
             translation_fraction=0.08,
+            elastic_probability=0.3,
+            gamma_probability=0.3,
+            brightness_probability=0.3,
+            contrast_probability=0.3,
+            bias_field_probability=0.2,
         ),
-        model=Model(widths=(16, 32, 64, 128, 256)),
+        model=Model(widths=(16, 32, 64, 128, 256), dropout=0.1),
         optimizer=Optimizer(learning_rate=2e-3, cosine=True, weight_decay=1e-2, ema_decay=0.995),
         early_stop=EarlyStop(patience=0),
-        train=Train(num_steps=1800, batch_size=16, eval_every_steps=150, log_every_steps=25),
+        train=Train(num_steps=1600, batch_size=16, eval_every_steps=160, log_every_steps=20),
         evaluation=Evaluation(batch_size=32),
     )

@@ -7,7 +7,7 @@ from jaxseg.config import Optimizer, Split, Train
 def get_config() -> Config:
     """Return the settings that differ from the defaults in jaxseg/config.py."""
     return Config(
-        dataset=Dataset(name="lgg_mri", source="../shared/data/lgg/kaggle_3m"),
+        dataset=Dataset(name="lgg_mri"),
         split=Split(fractions=(0.7, 0.1, 0.2)),
         input=Input(image_size=(128, 128), crop_to_head=True),
         augment=Augment(

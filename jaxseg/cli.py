@@ -11,8 +11,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from jaxseg.config import Config, from_dict
+from jaxseg.config import Config
 from jaxseg.errors import TrainingFailed, UserError
+from jaxseg.settings import from_dict
 
 _FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
 

@@ -1,38 +1,17 @@
 """Every setting with its default, unit and range: frozen dataclasses, checked when made.
 
 A config file (`configs/*.py`) builds a `Config` with the values that differ from the
-defaults here. Nothing else in jaxseg holds a default.
+defaults here. Nothing else in jaxseg holds a default. `settings.py` reads and writes them.
 """
 
 import dataclasses
-import json
-import textwrap
-import types
-import typing
 from typing import Any
 
-from jaxseg.errors import UserError
+from jaxseg.errors import Check, UserError
 
 
 def _names(config: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(config)]
-
-
-def _require(condition: bool, setting: str, value: Any, rule: str):
-    if not condition:
-        raise UserError(f"config.{setting}={value!r}: {rule}")
-
-
-def _require_fractions(section: str, config: Any, *names: str):
-    for name in names:
-        value = getattr(config, name)
-        _require(0 <= value <= 1, f"{section}.{name}", value, "must lie between 0 and 1")
-
-
-def _require_at_least(section: str, config: Any, least: float, *names: str):
-    for name in names:
-        value = getattr(config, name)
-        _require(value >= least, f"{section}.{name}", value, f"must be at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +29,13 @@ class Dataset:
     phantom_seed: int = 0  # brain_phantom: another seed, other patients
 
     def __post_init__(self):
-        names = ("brain_phantom", "lgg_mri", "image_folder")
-        _require(self.name in names, "dataset.name", self.name, f"choose one of {names}")
-        spacing = self.spacing_mm
-        _require(
-            len(spacing) in (0, 3) and all(s > 0 for s in spacing),
-            "dataset.spacing_mm",
-            spacing,
-            "give three positive numbers (slice distance, row, column) or ()",
-        )
-        _require_at_least("dataset", self, 0, "flair_channel", "phantom_seed")
-        _require_at_least("dataset", self, 3, "phantom_patients")
+        check = Check("dataset", self)
+        check.choice("name", "brain_phantom", "lgg_mri", "image_folder")
+        known = len(self.spacing_mm) == 3 and min(self.spacing_mm) > 0
+        rule = "give three positive numbers (slice distance, row, column) or ()"
+        check("spacing_mm", self.spacing_mm == () or known, rule)
+        check.at_least(0, "flair_channel", "phantom_seed")
+        check.at_least(3, "phantom_patients")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,32 +51,16 @@ class Split:
     test: tuple[str, ...] = ()
 
     def __post_init__(self):
+        check = Check("split", self)
         f = self.fractions
-        _require(
-            len(f) == 3 and all(x >= 0 for x in f) and abs(sum(f) - 1) < 1e-6,
-            "split.fractions",
-            f,
-            "give three fractions (train, validation, test) that sum to 1",
-        )
-        _require(
-            self.num_folds == 0 or self.num_folds >= 3,
-            "split.num_folds",
-            self.num_folds,
-            "must be 0 (no folds) or at least 3",
-        )
-        _require(
-            0 <= self.fold < max(self.num_folds, 1),
-            "split.fold",
-            self.fold,
-            f"must lie in 0..{max(self.num_folds, 1) - 1}",
-        )
-        given = [bool(self.train), bool(self.validation), bool(self.test)]
-        _require(
-            all(given) or not any(given),
-            "split.train/validation/test",
-            (self.train, self.validation, self.test),
-            "give all three lists of patients or none",
-        )
+        rule = "give three fractions (train, validation, test) that sum to 1"
+        check("fractions", len(f) == 3 and min(f) >= 0 and abs(sum(f) - 1) < 1e-6, rule)
+        check("num_folds", self.num_folds not in (1, 2), "must be 0 (no folds) or at least 3")
+        check.at_least(0, "num_folds")
+        last = max(self.num_folds, 1) - 1
+        check("fold", 0 <= self.fold <= last, f"must lie in 0..{last}")
+        given = {bool(self.train), bool(self.validation), bool(self.test)}
+        check("train", len(given) == 1, "give all of train, validation and test or none of them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +74,11 @@ class Input:
     num_threads: int = 2  # loader threads (per process)
 
     def __post_init__(self):
-        _require(
-            len(self.image_size) == 2 and all(s > 0 for s in self.image_size),
-            "input.image_size",
-            self.image_size,
-            "give two positive numbers (rows, columns)",
-        )
-        _require_fractions("input", self, "tumour_fraction")
-        _require_at_least("input", self, 0, "num_workers", "num_threads")
+        check = Check("input", self)
+        holds = len(self.image_size) == 2 and min(self.image_size) > 0
+        check("image_size", holds, "give two positive numbers (rows, columns)")
+        check.fractions("tumour_fraction")
+        check.at_least(0, "num_workers", "num_threads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,51 +116,21 @@ class Augment:
     bias_field_strength: float = 0.3  # largest relative gain, drawn from 0..this
 
     def __post_init__(self):
-        names = _names(self)
-        _require_fractions("augment", self, *(n for n in names if n.endswith("_probability")))
-        for name in names:
+        check = Check("augment", self)
+        check.fractions(*(n for n in _names(self) if n.endswith("_probability")))
+        for name in _names(self):
             value = getattr(self, name)
             if isinstance(value, tuple):
-                _require(
-                    len(value) == 2 and 0 < value[0] <= value[1],
-                    f"augment.{name}",
-                    value,
-                    "give (low, high) with 0 < low <= high",
-                )
-        _require(
-            0 < self.elastic_smoothness <= 0.5,
-            "augment.elastic_smoothness",
-            self.elastic_smoothness,
-            "must lie above 0 and be at most 0.5",
-        )
-        _require(
-            self.elastic_amplitude <= self.elastic_smoothness / 4,
-            "augment.elastic_amplitude",
-            self.elastic_amplitude,
-            "must be at most elastic_smoothness / 4, or the image could fold over itself",
-        )
-        _require(
-            self.low_resolution_range[1] <= 1,
-            "augment.low_resolution_range",
-            self.low_resolution_range,
-            "factors are at most 1",
-        )
-        _require_at_least(
-            "augment",
-            self,
-            0,
-            "rotation_degrees",
-            "translation_fraction",
-            "elastic_amplitude",
-            "brightness_shift",
-            "noise_std",
-        )
-        _require(
-            0 <= self.bias_field_strength < 1,
-            "augment.bias_field_strength",
-            self.bias_field_strength,
-            "must lie in 0..1, below 1",
-        )
+                holds = len(value) == 2 and 0 < value[0] <= value[1]
+                check(name, holds, "give (low, high) with 0 < low <= high")
+        check.at_least(0, "rotation_degrees", "translation_fraction", "elastic_amplitude")
+        check.at_least(0, "brightness_shift", "noise_std")
+        smoothness, strength = self.elastic_smoothness, self.bias_field_strength
+        check("elastic_smoothness", 0 < smoothness <= 0.5, "must lie above 0 and be at most 0.5")
+        rule = "must be at most elastic_smoothness / 4, or the image could fold over itself"
+        check("elastic_amplitude", self.elastic_amplitude <= smoothness / 4, rule)
+        check("low_resolution_range", self.low_resolution_range[1] <= 1, "factors are at most 1")
+        check("bias_field_strength", 0 <= strength < 1, "must lie in 0..1, below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,27 +148,17 @@ class Model:
     remat: bool = False  # recompute blocks in the backward pass: less memory, more time
 
     def __post_init__(self):
-        _require(
-            len(self.widths) >= 2 and all(w > 0 for w in self.widths),
-            "model.widths",
-            self.widths,
-            "give at least two positive numbers of features",
-        )
-        for name, choices in {
-            "norm": ("batch", "group", "instance"),
-            "upsample": ("transpose", "resize"),
-            "compute_dtype": ("float32", "bfloat16"),
-        }.items():
-            value = getattr(self, name)
-            _require(value in choices, f"model.{name}", value, f"choose one of {choices}")
-        _require_at_least("model", self, 1, "num_classes")
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must lie in 0..1, below 1")
-        _require(
-            0 <= self.deep_supervision <= len(self.widths) - 2,
-            "model.deep_supervision",
-            self.deep_supervision,
-            f"must lie in 0..{len(self.widths) - 2} (coarser levels above the bottleneck)",
-        )
+        check = Check("model", self)
+        holds = len(self.widths) >= 2 and min(self.widths) > 0
+        check("widths", holds, "give at least two positive numbers of features")
+        check.choice("norm", "batch", "group", "instance")
+        check.choice("upsample", "transpose", "resize")
+        check.choice("compute_dtype", "float32", "bfloat16")
+        check.at_least(1, "num_classes")
+        check("dropout", 0 <= self.dropout < 1, "must lie in 0..1, below 1")
+        last = len(self.widths) - 2  # the coarser levels above the bottleneck
+        holds = 0 <= self.deep_supervision <= last
+        check("deep_supervision", holds, f"must lie in 0..{last}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,12 +176,11 @@ class Loss:
     tversky_beta: float = 0.7  # weight of false negatives
 
     def __post_init__(self):
-        _require_at_least("loss", self, 0, *_names(self))
+        check = Check("loss", self)
+        check.at_least(0, *(n for n in _names(self) if n != "dice_over_batch"))
         total = self.bce + self.dice + self.focal + self.tversky
-        _require(total > 0, "loss", total, "at least one of bce, dice, focal, tversky above 0")
-        _require(
-            self.dice_smooth > 0, "loss.dice_smooth", self.dice_smooth, "must be above 0 pixels"
-        )
+        check("bce", total > 0, "at least one of bce, dice, focal, tversky must be above 0")
+        check("dice_smooth", self.dice_smooth > 0, "must be above 0 pixels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,11 +195,10 @@ class Optimizer:
     ema_decay: float = 0.0  # average of the weights, evaluated and saved; 0: off
 
     def __post_init__(self):
-        _require(
-            self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "must be above 0"
-        )
-        _require_at_least("optimizer", self, 0, "warmup_steps", "weight_decay", "clip_norm")
-        _require(0 <= self.ema_decay < 1, "optimizer.ema_decay", self.ema_decay, "must lie in 0..1")
+        check = Check("optimizer", self)
+        check("learning_rate", self.learning_rate > 0, "must be above 0")
+        check.at_least(0, "warmup_steps", "weight_decay", "clip_norm")
+        check("ema_decay", 0 <= self.ema_decay < 1, "must lie in 0..1, below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,9 +212,11 @@ class Plateau:
     min_scale: float = 0.01  # of the scheduled learning rate
 
     def __post_init__(self):
-        _require(0 < self.factor <= 1, "plateau.factor", self.factor, "must lie above 0, up to 1")
-        _require_at_least("plateau", self, 1, "patience")
-        _require_at_least("plateau", self, 0, "cooldown", "min_delta", "min_scale")
+        check = Check("plateau", self)
+        check("factor", 0 < self.factor <= 1, "must lie above 0, up to 1")
+        check.at_least(1, "patience")
+        check.at_least(0, "cooldown", "min_delta")
+        check.fractions("min_scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +227,7 @@ class EarlyStop:
     min_delta: float = 1e-4
 
     def __post_init__(self):
-        _require_at_least("early_stop", self, 0, "patience", "min_delta")
+        Check("early_stop", self).at_least(0, "patience", "min_delta")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,9 +242,9 @@ class Train:
     max_nonfinite_in_row: int = 10  # skipped updates in a row before the run gives up
 
     def __post_init__(self):
-        _require_at_least("train", self, 1, *(f for f in _names(self) if f != "monitor"))
-        choices = ("dice", "loss")
-        _require(self.monitor in choices, "train.monitor", self.monitor, f"choose one of {choices}")
+        check = Check("train", self)
+        check.at_least(1, *(n for n in _names(self) if n != "monitor"))
+        check.choice("monitor", "dice", "loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,8 +256,9 @@ class Evaluation:
     bootstrap_samples: int = 10_000  # resamples of the patients for the 95 % interval
 
     def __post_init__(self):
-        _require_at_least("evaluation", self, 1, "batch_size", "bootstrap_samples")
-        _require(0 < self.threshold < 1, "evaluation.threshold", self.threshold, "must lie in 0..1")
+        check = Check("evaluation", self)
+        check.at_least(1, "batch_size", "bootstrap_samples")
+        check("threshold", 0 < self.threshold < 1, "must lie in 0..1, without the ends")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,78 +279,10 @@ class Config:
     evaluation: Evaluation = Evaluation()
 
     def __post_init__(self):
-        _require(self.seed >= 0, "seed", self.seed, "must be at least 0")
-        multiple = 2 ** (len(self.model.widths) - 1)
-        _require(
-            all(size % multiple == 0 for size in self.input.image_size),
-            "input.image_size",
-            self.input.image_size,
-            f"rows and columns must be multiples of {multiple} (2 to the power of the "
-            f"{len(self.model.widths) - 1} poolings of model.widths)",
-        )
-        needs_source = self.dataset.name != "brain_phantom"
-        _require(
-            not needs_source or self.dataset.source is not None,
-            "dataset.source",
-            self.dataset.source,
-            f"{self.dataset.name} needs the path of your scans: --config.dataset.source=PATH",
-        )
-
-
-def to_json(config: Config) -> str:
-    """Return the config as indented JSON; `from_dict(json.loads(...))` gives it back."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def describe(config: Config) -> str:
-    """Return all settings as text, one paragraph per section."""
-    paragraphs = []
-    for section in dataclasses.fields(config):
-        value = getattr(config, section.name)
-        if dataclasses.is_dataclass(value):
-            items = (f"{n}={getattr(value, n)!r}" for n in _names(value))
-            text = f"{section.name}: " + ", ".join(items)
-        else:
-            text = f"{section.name}: {value!r}"
-        paragraphs.append(textwrap.fill(text, 98, subsequent_indent="    "))
-    return "\n".join(paragraphs)
-
-
-def from_dict(values: dict[str, Any], kind: type = Config, path: str = "config") -> Any:
-    """Build a `Config` from nested dicts and check every value.
-
-    Args:
-        values: nested dict as from `dataclasses.asdict` or JSON; lists become tuples.
-        kind: dataclass to build (used by the recursion).
-        path: name of this level in error messages.
-
-    Raises:
-        UserError: an unknown key, a value of the wrong type or out of range.
-    """
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UserError(f"{path}.{unknown[0]}: no such setting; {path} has {', '.join(hints)}")
-    made = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            made[name] = from_dict(value, hint, f"{path}.{name}")
-        else:
-            made[name] = _coerce(value, hint, f"{path}.{name}")
-    return kind(**made)
-
-
-def _coerce(value: Any, hint: Any, path: str) -> Any:
-    """Return value as the annotated type; int is taken for float, list for tuple."""
-    if isinstance(hint, types.UnionType):  # only `X | None` is used
-        return None if value is None else _coerce(value, typing.get_args(hint)[0], path)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"{path}={value!r}: must be a tuple, as in '(1, 2)'")
-        return tuple(_coerce(v, typing.get_args(hint)[0], path) for v in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise UserError(f"{path}={value!r}: must be of type {hint.__name__}")
-    return value
+        if self.seed < 0:
+            raise UserError(f"config.seed={self.seed}: must be at least 0")
+        poolings = len(self.model.widths) - 1
+        multiple = 2**poolings
+        fits = all(size % multiple == 0 for size in self.input.image_size)
+        rule = f"must be multiples of {multiple}, since model.widths pools {poolings} times"
+        Check("input", self.input)("image_size", fits, rule)

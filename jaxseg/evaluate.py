@@ -24,11 +24,12 @@ import numpy as np
 from absl import flags
 
 from jaxseg import baselines, checkpoint, cli, figures, report, scorecard, scoretext, workdir
-from jaxseg.config import Config, Dataset, to_json
+from jaxseg.config import Config
 from jaxseg.datasets import Patient, Prepared, prepare, split_patients
 from jaxseg.errors import UserError
 from jaxseg.inference import Case, predict_patients, read_patient
 from jaxseg.intensity import normalise
+from jaxseg.settings import to_json
 from jaxseg.sharding import check_batch_size, make_mesh
 from jaxseg.state import Weights
 from jaxseg.steps import jit_predict
@@ -172,8 +173,7 @@ def choose_patients(
 ) -> tuple[Prepared, tuple[Patient, ...]]:
     """Return the data set and the patients of the split, or all patients of another source."""
     if source is not None:
-        dataset: Dataset = dataclasses.replace(config.dataset, source=source)
-        prepared = prepare(dataset)
+        prepared = prepare(dataclasses.replace(config.dataset, source=source))
         return prepared, prepared.patients
     prepared = prepare(config.dataset)
     if split == "all":

@@ -57,30 +57,27 @@ def train_step(
     """Take one step; an update with a non-finite loss or gradient is skipped and counted.
 
     Args:
-        state: the train state.
+        state: the train state; the other arguments are bound by `jit_train_step`.
         batch: image [B, *S, C] float32 and mask [B, *S, K] of {0, 1}.
-        model, tx, schedule, config: bound by `jit_train_step`.
 
     Returns:
-        The new state and float32 scalars: train_loss, train_dice (hard, pooled over the
-        batch), learning_rate, gradient_norm, nonfinite_in_row, nonfinite_total.
+        The new state, and scalars: train_loss, train_dice (hard, pooled over the batch),
+        learning_rate, gradient_norm, nonfinite_in_row, nonfinite_total.
     """
     mask = batch["mask"].astype(jnp.float32)
     dropout_key = jax.random.fold_in(state.key, state.step)
+    # Skipped updates do not count for the optimiser's schedule.
+    learning_rate = schedule(state.step - state.nonfinite_total) * state.plateau.scale
 
     def loss_fn(params):
-        logits, updated = model.apply(
-            {"params": params, "batch_stats": state.weights.batch_stats},
-            batch["image"],
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-        )
-        loss = supervised_loss(logits, mask, config.loss)
-        return loss, (logits[0], updated.get("batch_stats", {}))
+        variables = {"params": params, "batch_stats": state.weights.batch_stats}
+        options = {"train": True, "mutable": ["batch_stats"], "rngs": {"dropout": dropout_key}}
+        logits, updated = model.apply(variables, batch["image"], **options)
+        logits_and_stats = logits[0], updated.get("batch_stats", {})
+        return supervised_loss(logits, mask, config.loss), logits_and_stats
 
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (logits, batch_stats)), gradients = grad_fn(state.weights.params)
+    with_gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (logits, batch_stats)), gradients = with_gradient(state.weights.params)
     norm = optax.tree.norm(gradients)
     updates, opt_state = tx.update(gradients, state.opt_state, state.weights.params)
     updates = jax.tree.map(lambda u: u * state.plateau.scale, updates)
@@ -97,16 +94,19 @@ def train_step(
         nonfinite_in_row=jnp.where(finite, 0, state.nonfinite_in_row + 1),
         nonfinite_total=state.nonfinite_total + ~finite,
     )
-    predicted, true = logits > 0, mask > 0.5
-    pooled = metrics.Counts(*(jnp.sum(v) for v in (predicted & true, predicted, true)))
     return state, {
         "train_loss": loss,
-        "train_dice": metrics.dice(pooled),
-        "learning_rate": schedule(state.step - 1) * state.plateau.scale,
+        "train_dice": _pooled_dice(logits, mask),
+        "learning_rate": learning_rate,
         "gradient_norm": norm,
         "nonfinite_in_row": state.nonfinite_in_row,
         "nonfinite_total": state.nonfinite_total,
     }
+
+
+def _pooled_dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    predicted, true = logits > 0, mask > 0.5
+    return metrics.dice(metrics.Counts(*(jnp.sum(v) for v in (predicted & true, predicted, true))))
 
 
 def _moving_average(state: TrainState, weights: Weights, decay: float) -> Weights | None:

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from absl import flags
 
 from jaxseg import checkpoint, cli, workdir
-from jaxseg.config import Config, describe
+from jaxseg.config import Config
 from jaxseg.control import should_stop
 from jaxseg.data import training_batches
 from jaxseg.datasets import Patient, Prepared, prepare, split_patients
 from jaxseg.evaluate import evaluate, find_threshold_baseline
 from jaxseg.progress import Progress
+from jaxseg.settings import describe
 from jaxseg.sharding import check_batch_size, make_mesh, to_global
 from jaxseg.signals import StopSignals
 from jaxseg.state import best_weights, new_state

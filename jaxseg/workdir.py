@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxseg.config import Config, from_dict, to_json
+from jaxseg.config import Config
 from jaxseg.datasets import Patient
 from jaxseg.errors import UserError
+from jaxseg.settings import from_dict, to_json
 
 _LIBRARIES = (
     ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")

@@ -19,11 +19,11 @@ LEVELS = (
         *("datasets.decode", "datasets.files", "datasets.index", "datasets.phantom"),
     ),
     (
-        *("losses", "control", "optimizer", "model", "geometry", "sharding", "cli"),
+        *("losses", "control", "optimizer", "model", "geometry", "sharding", "settings"),
         *("baselines", "scorecard"),
         *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
     ),
-    ("augment", "state", "figures", "report", "datasets.splits"),
+    ("augment", "state", "figures", "report", "cli", "datasets.splits"),
     ("steps", "checkpoint", "datasets"),
     ("data", "workdir"),
     ("inference", "validation", "progress"),

@@ -66,6 +66,8 @@ def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -
         UserError: the source is missing or of another layout; all problems of its files; the
             split's problems; the cache cannot be written.
     """
+    if config.source is None and config.name != "brain_phantom":
+        raise UserError(f"{config.name} needs the path of your scans: --config.dataset.source=PATH")
     files = None if config.name == "brain_phantom" else _list(config)
     path = _path(config, files)
     if not (path / _INDEX).is_file():

@@ -1,0 +1,70 @@
+"""Settings from and to text: JSON beside the checkpoints, a table for the terminal."""
+
+import dataclasses
+import json
+import textwrap
+import types
+import typing
+from typing import Any
+
+from jaxseg.config import Config
+from jaxseg.errors import UserError
+
+
+def to_json(config: Config) -> str:
+    """Return the config as indented JSON; `from_dict(json.loads(...))` gives it back."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def describe(config: Config) -> str:
+    """Return all settings as text, one paragraph per section."""
+    paragraphs = []
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if dataclasses.is_dataclass(value):
+            items = (f"{f.name}={getattr(value, f.name)!r}" for f in dataclasses.fields(value))
+            text = f"{section.name}: " + ", ".join(items)
+        else:
+            text = f"{section.name}: {value!r}"
+        paragraphs.append(textwrap.fill(text, 98, subsequent_indent="    "))
+    return "\n".join(paragraphs)
+
+
+def from_dict(values: dict[str, Any], kind: type = Config, path: str = "config") -> Any:
+    """Build a `Config` from nested dicts and check every value.
+
+    Args:
+        values: nested dict as from `dataclasses.asdict` or JSON; lists become tuples.
+        kind: dataclass to build (used by the recursion).
+        path: name of this level in error messages.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type or out of range.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"{path}.{unknown[0]}: no such setting; {path} has {', '.join(hints)}")
+    made = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            made[name] = from_dict(value, hint, f"{path}.{name}")
+        else:
+            made[name] = _coerce(value, hint, f"{path}.{name}")
+    return kind(**made)
+
+
+def _coerce(value: Any, hint: Any, path: str) -> Any:
+    """Return value as the annotated type; int is taken for float, list for tuple."""
+    if isinstance(hint, types.UnionType):  # only `X | None` is used
+        return None if value is None else _coerce(value, typing.get_args(hint)[0], path)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{path}={value!r}: must be a tuple, as in '(1, 2)'")
+        return tuple(_coerce(v, typing.get_args(hint)[0], path) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise UserError(f"{path}={value!r}: must be of type {hint.__name__}")
+    return value
