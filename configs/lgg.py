@@ -1,16 +1,21 @@
-"""U-Net on the LGG scans (`lgg-mri-segmentation`), small enough for two CPU cores."""
+"""The full U-Net on the LGG scans (`lgg-mri-segmentation`, 110 patients), for an accelerator.
 
-from jaxseg.config import Augment, Config, Dataset, EarlyStop, Evaluation, Input, Model
-from jaxseg.config import Optimizer, Split, Train
+python -m jaxseg.train --config configs/lgg.py --config.dataset.source=PATH
+
+The classic network at the scans' own 256x256 pixels, 7.76 M parameters, in bfloat16, with the
+learning rate lowered on a plateau and early stopping. Time and score: not measured yet, for
+want of a GPU when this was written; `benchmarks/gpu_check.sh` runs it.
+"""
+
+from jaxseg import config as c
 
 
-def get_config() -> Config:
+def get_config() -> c.Config:
     """Return the settings that differ from the defaults in jaxseg/config.py."""
-    return Config(
-        dataset=Dataset(name="lgg_mri"),
-        split=Split(fractions=(0.7, 0.1, 0.2)),
-        input=Input(image_size=(128, 128), crop_to_head=True),
-        augment=Augment(
+    return c.Config(
+        dataset=c.Dataset(name="lgg_mri"),
+        input=c.Input(image_size=(256, 256), crop_to_head=True, num_workers=8),
+        augment=c.Augment(
             rotation_degrees=25.0,
             scale_range=(0.75, 1.3),
             translation_fraction=0.08,
@@ -20,9 +25,10 @@ def get_config() -> Config:
             contrast_probability=0.3,
             bias_field_probability=0.2,
         ),
-        model=Model(widths=(16, 32, 64, 128, 256), dropout=0.1),
-        optimizer=Optimizer(learning_rate=2e-3, cosine=True, weight_decay=1e-2, ema_decay=0.995),
-        early_stop=EarlyStop(patience=0),
-        train=Train(num_steps=1600, batch_size=16, eval_every_steps=160, log_every_steps=20),
-        evaluation=Evaluation(batch_size=32),
+        model=c.Model(dropout=0.1, compute_dtype="bfloat16"),
+        optimizer=c.Optimizer(weight_decay=1e-2, warmup_steps=500, ema_decay=0.999),
+        plateau=c.Plateau(patience=8, cooldown=2),
+        early_stop=c.EarlyStop(patience=25),
+        train=c.Train(num_steps=20_000, batch_size=32, eval_every_steps=250),
+        evaluation=c.Evaluation(batch_size=64),
     )

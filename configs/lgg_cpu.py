@@ -1,16 +1,15 @@
 """U-Net on the LGG scans (`lgg-mri-segmentation`), small enough for two CPU cores."""
 
-from jaxseg.config import Augment, Config, Dataset, EarlyStop, Evaluation, Input, Model
-from jaxseg.config import Optimizer, Split, Train
+from jaxseg import config as c
 
 
-def get_config() -> Config:
+def get_config() -> c.Config:
     """Return the settings that differ from the defaults in jaxseg/config.py."""
-    return Config(
-        dataset=Dataset(name="lgg_mri"),
-        split=Split(fractions=(0.7, 0.1, 0.2)),
-        input=Input(image_size=(128, 128), crop_to_head=True),
-        augment=Augment(
+    return c.Config(
+        dataset=c.Dataset(name="lgg_mri"),
+        split=c.Split(fractions=(0.7, 0.1, 0.2)),
+        input=c.Input(image_size=(128, 128), crop_to_head=True),
+        augment=c.Augment(
             rotation_degrees=25.0,
             scale_range=(0.75, 1.3),
             translation_fraction=0.08,
@@ -20,9 +19,9 @@ def get_config() -> Config:
             contrast_probability=0.3,
             bias_field_probability=0.2,
         ),
-        model=Model(widths=(16, 32, 64, 128, 256), dropout=0.1),
-        optimizer=Optimizer(learning_rate=2e-3, cosine=True, weight_decay=1e-2, ema_decay=0.995),
-        early_stop=EarlyStop(patience=0),
-        train=Train(num_steps=1600, batch_size=16, eval_every_steps=160, log_every_steps=20),
-        evaluation=Evaluation(batch_size=32),
+        model=c.Model(widths=(16, 32, 64, 128, 256), dropout=0.1),
+        optimizer=c.Optimizer(learning_rate=2e-3, cosine=True, weight_decay=1e-2, ema_decay=0.995),
+        early_stop=c.EarlyStop(patience=0),
+        train=c.Train(num_steps=1600, batch_size=16, eval_every_steps=160, log_every_steps=20),
+        evaluation=c.Evaluation(batch_size=32),
     )

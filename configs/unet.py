@@ -1,14 +1,17 @@
-"""U-Net on the embedded brain phantom."""
+"""A small U-Net on the embedded brain phantom: the first thing to run."""
 
-from jaxseg.config import Config, Evaluation, Input, Model, Optimizer, Train
+from jaxseg import config as c
 
 
-def get_config() -> Config:
+def get_config() -> c.Config:
     """Return the settings that differ from the defaults in jaxseg/config.py."""
-    return Config(
-        input=Input(image_size=(128, 128)),
-        model=Model(widths=(12, 24, 48, 96)),
-        optimizer=Optimizer(learning_rate=2e-3, cosine=True, ema_decay=0.99),
-        train=Train(num_steps=450, batch_size=16, eval_every_steps=90, log_every_steps=15),
-        evaluation=Evaluation(batch_size=32),
+    return c.Config(
+        split=c.Split(fractions=(0.6, 0.15, 0.25)),
+        input=c.Input(image_size=(128, 128)),
+        model=c.Model(widths=(8, 16, 32, 64)),
+        optimizer=c.Optimizer(learning_rate=3e-3, warmup_steps=50, ema_decay=0.98),
+        plateau=c.Plateau(patience=2, cooldown=1, min_delta=2e-3),
+        early_stop=c.EarlyStop(patience=5, min_delta=2e-3),
+        train=c.Train(num_steps=480, batch_size=16, eval_every_steps=40, log_every_steps=10),
+        evaluation=c.Evaluation(batch_size=32),
     )
