@@ -4,6 +4,7 @@ Two items: `model` holds what a prediction needs (the weights and their average)
 all the rest of the train state. Programs that only predict read `model` alone.
 """
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -32,9 +33,11 @@ def _rank(metrics: dict[str, float]) -> float:
 def open_checkpoints(workdir: Path) -> ocp.CheckpointManager:
     """Return the manager of `workdir/checkpoints`: a context manager that waits for saves."""
     logging.set_verbosity(logging.ERROR)
+    folder = (workdir / "checkpoints").absolute()
+    _set_damaged_aside(folder)
     keep_best = policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
     return ocp.CheckpointManager(
-        (workdir / "checkpoints").absolute(),
+        folder,
         item_names=("model", "train"),
         options=ocp.CheckpointManagerOptions(
             preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(2), keep_best]),
@@ -43,6 +46,20 @@ def open_checkpoints(workdir: Path) -> ocp.CheckpointManager:
             cleanup_tmp_directories=True,
         ),
     )
+
+
+def _set_damaged_aside(folder: Path):
+    """Rename checkpoints whose metrics are no JSON: orbax would refuse the whole folder."""
+    for metrics in sorted(folder.glob("*/metrics/metrics")):
+        try:
+            json.loads(metrics.read_text())
+        except ValueError:
+            damaged = metrics.parents[1]
+            aside = damaged.with_name(f"damaged_{damaged.name}")
+            print(
+                f"warning: checkpoint {damaged.name} cannot be read, now {aside}", file=sys.stderr
+            )
+            damaged.rename(aside)
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], TrainState]:

@@ -111,7 +111,8 @@ def test_the_files_and_their_keys(config, prepared, tmp_path):
         assert set(scores["patients"][name]) == {"mean", "median", "ci95"}
     assert scores["slices"]["false_positive_rate"] == 1.0
     assert set(scores["baselines"]) == {"predict_nothing", "best_threshold"}
-    rows = list(csv.DictReader((output / "patients.csv").open()))
+    with (output / "patients.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert [row["patient"] for row in rows] == [p.id for p in patients]
     drawn = {path.name for path in output.glob("*.png")}
     assert drawn == {"dice_per_patient.png"} | {

@@ -1,10 +1,14 @@
 """What a run says: the time ledger, metrics.jsonl, TensorBoard, the progress bar."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -130,16 +134,26 @@ with Progress(Path({folder!r}), 0, Train(num_steps=4, batch_size=8, log_every_st
 """
 
 
+def read_all(leader: int) -> str:
+    parts = []
+    with contextlib.suppress(OSError):  # how a pseudo-terminal says that it has ended
+        while part := os.read(leader, 10_000):
+            parts.append(part)
+    os.close(leader)
+    return b"".join(parts).decode()
+
+
 def test_a_terminal_shows_a_bar(tmp_path):
     leader, follower = pty.openpty()
+    rows_columns = struct.pack("HHHH", 24, 120, 0, 0)
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, rows_columns)
     code = BAR.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "120"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, stderr=follower, stdout=subprocess.PIPE
     )
     os.close(follower)
-    text = os.read(leader, 100_000).decode()
-    os.close(leader)
+    text = read_all(leader)
     assert done.returncode == 0, text
     assert "4/4" in text and "loss 1.0000" in text and "lr 1.00e-02" in text
     assert b"step 2/4" not in done.stdout  # plain lines are for logs
