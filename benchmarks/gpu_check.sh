@@ -20,7 +20,7 @@ for dtype in float32 bfloat16; do
 done
 time $python -m jaxseg.train --config configs/unet.py --workdir "$out/unet"
 JAX_PLATFORMS=cpu $python -m jaxseg.train --config configs/unet.py --workdir "$out/unet_cpu" \
-  --config.train.num_steps=30 --config.train.log_every_steps=1
+  --config.train.num_steps=30 --config.train.eval_every_steps=30
 paste -d'\n' <(head -n 3 "$out/unet/metrics.jsonl") <(head -n 3 "$out/unet_cpu/metrics.jsonl")
 if [ -n "${LGG:-}" ]; then
   time $python -m jaxseg.train --config configs/lgg.py --workdir "$out/lgg" \

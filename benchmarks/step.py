@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import cli
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]):
     batch = to_global({"image": image, "mask": mask}, mesh)
     state = new_state(config, NUM_CHANNELS, mesh)
     predict, train_step = jit_predict(config, mesh), jit_train_step(config, mesh)
-    weights = jax.tree.map(np.asarray, best_weights(state))
+    weights = jax.tree.map(jnp.copy, best_weights(state))  # the state itself is donated
 
     def train() -> object:
         nonlocal state

@@ -7,7 +7,7 @@ all the rest of the train state. Programs that only predict read `model` alone.
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from jaxseg.config import Config
-from jaxseg.errors import UserError
+from jaxseg.errors import TrainingFailed, UserError
 from jaxseg.sharding import make_mesh
 from jaxseg.state import TrainState, Weights, new_state
+
+logging.set_verbosity(logging.ERROR)  # orbax tells much
 
 # What orbax raises for an emptied, truncated or incomplete checkpoint.
 _DAMAGED = (ValueError, KeyError, FileNotFoundError, OSError)
@@ -32,9 +34,8 @@ def _rank(metrics: dict[str, float]) -> float:
 
 def open_checkpoints(workdir: Path) -> ocp.CheckpointManager:
     """Return the manager of `workdir/checkpoints`: a context manager that waits for saves."""
-    logging.set_verbosity(logging.ERROR)
     folder = (workdir / "checkpoints").absolute()
-    _set_damaged_aside(folder)
+    _set_aside(folder, _without_metrics(folder))
     keep_best = policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
     return ocp.CheckpointManager(
         folder,
@@ -48,18 +49,36 @@ def open_checkpoints(workdir: Path) -> ocp.CheckpointManager:
     )
 
 
-def _set_damaged_aside(folder: Path):
-    """Rename checkpoints whose metrics are no JSON: orbax would refuse the whole folder."""
-    for metrics in sorted(folder.glob("*/metrics/metrics")):
+def read_checkpoints(workdir: Path) -> ocp.CheckpointManager:
+    """Return a manager that only reads, also beside a training that goes on in the workdir."""
+    options = ocp.CheckpointManagerOptions(best_fn=_rank, best_mode="max", read_only=True)
+    folder = (workdir / "checkpoints").absolute()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no checkpoints here; train first")
+    return ocp.CheckpointManager(folder, item_names=("model", "train"), options=options)
+
+
+def _without_metrics(folder: Path) -> list[int]:
+    """Return the checkpoints whose metrics are no JSON: orbax would refuse the whole folder."""
+    broken = []
+    for metrics in folder.glob("[0-9]*/metrics/metrics"):
         try:
             json.loads(metrics.read_text())
         except ValueError:
-            damaged = metrics.parents[1]
-            aside = damaged.with_name(f"damaged_{damaged.name}")
-            print(
-                f"warning: checkpoint {damaged.name} cannot be read, now {aside}", file=sys.stderr
-            )
-            damaged.rename(aside)
+            broken.append(metrics.parents[1].name)
+    return [int(name) for name in broken if name.isdigit()]
+
+
+def _set_aside(folder: Path, steps: Iterable[int]):
+    """Rename damaged checkpoints, so that their steps can be saved again; delete nothing."""
+    for step in steps:
+        aside = folder / f"damaged_{step}"
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = folder / f"damaged_{step}_{number}"
+        (folder / str(step)).rename(aside)
+        print(f"warning: checkpoint {step} cannot be read, now {aside}", file=sys.stderr)
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], TrainState]:
@@ -78,13 +97,15 @@ def save(manager: ocp.CheckpointManager, step: int, state: TrainState, monitor: 
             evaluated (such a checkpoint is never the best).
     """
     model, train = _split(state)
-    manager.save(
+    started = manager.save(
         step,
         args=ocp.args.Composite(
             model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train)
         ),
         metrics=None if monitor is None else {"monitor": float(monitor)},
     )
+    if not started:
+        raise TrainingFailed(f"{manager.directory}: holds a step beyond {step}; not saved")
 
 
 def restore_latest(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
@@ -134,21 +155,26 @@ def restore_best(manager: ocp.CheckpointManager, state: TrainState) -> tuple[int
 
 def load_best(run: Path, config: Config, num_channels: int) -> tuple[int, Weights]:
     """Return step and weights of the best checkpoint of a run; see `restore_best`."""
-    with open_checkpoints(run) as checkpoints:
+    with read_checkpoints(run) as checkpoints:
         return restore_best(checkpoints, new_state(config, num_channels, make_mesh()))
 
 
 def _first_usable(manager: ocp.CheckpointManager, read: Callable[[int], Any]) -> Any:
-    steps = sorted(manager.all_steps(), reverse=True)
-    for step in steps:
+    damaged = []
+    for step in sorted(manager.all_steps(), reverse=True):
         try:
-            return read(step)
+            found = read(step)
         except _DAMAGED as error:
             reason = str(error).split("\n")[0][:200]
-            print(f"warning: checkpoint {step} cannot be read ({reason})", file=sys.stderr)
-    if steps:
+            print(f"warning: checkpoint {step}: {reason}", file=sys.stderr)
+            damaged.append(step)
+        else:
+            _set_aside(Path(manager.directory), damaged)
+            manager.reload()
+            return found
+    if damaged:
         raise UserError(
-            f"{manager.directory}: none of the checkpoints {steps} can be read; "
+            f"{manager.directory}: none of the checkpoints {damaged} can be read; "
             "move the folder away to start again"
         )
     return None

@@ -22,7 +22,7 @@ class Dataset:
     source: str | None = None  # folder or zip of the scans; the phantom needs none
     cache_dir: str | None = None  # prepared copies; None: jaxseg/ in the user's cache folder
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); (): unknown, pixels
-    flair_channel: int = 1  # channel used by the threshold baseline and the figures
+    flair_channel: int = 1  # channel shown in the figures; the last where there are fewer
     patient_regex: str | None = None  # image_folder: its first group in the stem is the patient
     every_image_is_a_patient: bool = False  # image_folder: state it when it is so
     phantom_patients: int = 48  # brain_phantom: number of patients
@@ -279,8 +279,9 @@ class Config:
     evaluation: Evaluation = Evaluation()
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise UserError(f"config.seed={self.seed}: must be at least 0")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"config.seed={self.seed}: must lie in 0..2^31-1")
+        Check("model", self.model)("num_classes", self.model.num_classes == 1, "the masks have 1")
         poolings = len(self.model.widths) - 1
         multiple = 2**poolings
         fits = all(size % multiple == 0 for size in self.input.image_size)

@@ -4,6 +4,7 @@ Training batch k is a pure function of (seed, k): the same for any number of wor
 threads and hosts, so that a run resumes by its step number alone.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -79,7 +80,7 @@ def training_batches(
     # Parts are taken after the random map, so neither order nor augmentation depends on them.
     batches = order.seed(config.seed + 2).random_map(load)[process::num_processes]
     batches = batches.batch(local_batch)[start_step:]
-    return iter(_in_background(batches, config.input))
+    return iter(_in_background(batches, config.input.num_threads, config.input.num_workers))
 
 
 def evaluation_batches(
@@ -110,17 +111,24 @@ def evaluation_batches(
         return {**example, "patient": patient, "weight": weight}
 
     batches = grain.MapDataset.source(positions)[process::num_processes].map(load)
-    return iter(_in_background(batches.batch(batch_size // num_processes), config.input))
+    # Threads only: starting processes would take longer than an evaluation.
+    threads = max(config.input.num_threads, min(config.input.num_workers, 8))
+    return iter(_in_background(batches.batch(batch_size // num_processes), threads, 0))
 
 
-def _in_background(batches: grain.MapDataset, config: config.Input) -> grain.IterDataset:
+def _in_background(
+    batches: grain.MapDataset, num_threads: int, num_workers: int
+) -> grain.IterDataset:
     # grain's defaults read hundreds of batches ahead.
-    threads = config.num_threads
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(2, num_threads))
     dataset = batches.to_iter_dataset(options)
-    if config.num_workers:
-        workers = grain.MultiprocessingOptions(
-            num_workers=config.num_workers, per_worker_buffer_size=2
-        )
-        dataset = dataset.mp_prefetch(workers)
+    if num_workers:
+        workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(workers, worker_init_fn=_leave_signals_to_main)
     return dataset
+
+
+def _leave_signals_to_main(*_):
+    """Let Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all, end only the main."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

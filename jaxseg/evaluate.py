@@ -15,7 +15,6 @@ Exit code 0, or 2 with one line on what to mend.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ def evaluate(
     patients: Sequence[Patient],
     output: Path,
     title: str,
+    about: dict[str, Any],
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Predict and score patients, write all files to output and print the scorecard.
@@ -55,11 +55,16 @@ def evaluate(
         patients: whom to score.
         output: folder to write to.
         title: heading of the report.
+        about: what was scored (split, source, step), for scores.json.
         notes: sentences for the report, by example which checkpoint.
 
     Returns:
         The content of scores.json.
     """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
     mesh = make_mesh()
     check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
     predict = jit_predict(config, mesh)
@@ -75,7 +80,7 @@ def evaluate(
         spacing_mm=config.dataset.spacing_mm,
         best_threshold=(baseline, baseline_scores),
     )
-    output.mkdir(parents=True, exist_ok=True)
+    summary["about"] = about
     scorecard.write_json(output / "scores.json", summary)
     scorecard.write_patients_csv(output / "patients.csv", scores)
     shown = write_figures(run, output, scores, summary, patients, cases, config)
@@ -118,7 +123,7 @@ def threshold_baseline(run: Path) -> baselines.ThresholdBaseline:
     path = run / "baseline.json"
     if not path.exists():
         raise UserError(f"{path}: missing; the training run writes it when it begins")
-    return baselines.ThresholdBaseline(**json.loads(path.read_text()))
+    return baselines.ThresholdBaseline(**workdir.read_json(path))
 
 
 def find_threshold_baseline(run: Path, prepared: Prepared, patients: Sequence[Patient]):
@@ -154,7 +159,7 @@ def write_figures(
     records = workdir.read_metrics(run)
     if records:
         shown["learning_curves"] = output / "learning_curves.png"
-        figures.learning_curves(records, shown["learning_curves"])
+        figures.learning_curves(records, shown["learning_curves"], config.train.monitor)
     ranked = sorted(scores, key=lambda s: (s.dice, s.patient))
     picks = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
     by_id = {p.id: p for p in patients}
@@ -193,23 +198,28 @@ def main(argv: Sequence[str]):
         raise UserError("which run? Give --workdir DIR (see --help)")
     if options.source is not None and options["split"].present:
         raise UserError("--source takes all its patients; leave --split out")
-    run = Path(options.workdir)
+    run = Path(options.workdir).expanduser()
     config = workdir.load_config(run)
     prepared, patients = choose_patients(config, options.split, options.source)
     for warning in prepared.warnings:
         print(f"warning: {warning}")
     name = "external" if options.source else options.split
     workdir.check_channels(run, prepared.num_channels)
+    if options.source:
+        workdir.check_unseen(run, patients)
     step, weights = checkpoint.load_best(run, config, prepared.num_channels)
     output = Path(options.output) if options.output else run / "evaluation" / name
     title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
     note = f"Best weights of {run}, step {step}."
+    if options.source:
+        note += f" External validation on all patients of {options.source}."
     if name in ("train", "validation"):
         note += f" These patients took part in the training ({name}): not an honest score."
     if name == "all":
         note += " These include the patients of the training: not an honest score."
     print(note)
-    evaluate(run, config, weights, prepared, patients, output, title, [note])
+    about = {"split": name, "source": options.source or config.dataset.source, "step": step}
+    evaluate(run, config, weights, prepared, patients, output, title, about, [note])
 
 
 if __name__ == "__main__":

@@ -148,7 +148,9 @@ def _best_evaluation(records: Sequence[dict[str, Any]], monitor: str) -> tuple[i
     steps, values = _series(records, f"validation_{monitor}")
     if not len(steps):
         return None
-    index = {"dice": np.argmax, "loss": np.argmin}[monitor](values)
+    # Of equals the last: its weights are the ones kept.
+    sign = {"dice": 1, "loss": -1}[monitor]
+    index = len(values) - 1 - np.argmax(sign * values[::-1])
     return steps[index], f"best: validation {monitor} {values[index]:.3f}, step {steps[index]}"
 
 

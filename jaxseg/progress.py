@@ -174,6 +174,8 @@ class Progress:
 
     def evaluation(self, step: int, report: dict[str, float], state: TrainState):
         """Record an evaluation and say it in one line, with the time ledger."""
+        # The time away from training is none of the steps'.
+        self._window_start += sum(self.ledger.seconds.get(n, 0) for n in ("evaluation", "saving"))
         shares, line = self.ledger.report()
         time_shares = {f"time_{name.replace(' ', '_')}": s for name, s in shares.items()}
         self.record(step, report | time_shares)
@@ -186,7 +188,6 @@ class Progress:
             f"{report['validation_dice']:.4f}  loss {report['validation_loss']:.4f}  {note}  "
             f"({line})"
         )
-        self._window_start = time.perf_counter()
 
     def say(self, text: str):
         """Print a line above the progress bar."""

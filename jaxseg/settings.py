@@ -41,6 +41,8 @@ def from_dict(values: dict[str, Any], kind: type = Config, path: str = "config")
     Raises:
         UserError: an unknown key, a value of the wrong type or out of range.
     """
+    if not isinstance(values, dict):
+        raise UserError(f"{path}={values!r}: must be a group of settings")
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:

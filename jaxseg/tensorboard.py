@@ -15,7 +15,7 @@ class TensorBoard:
         if self.active:
             from tensorboardX import SummaryWriter  # slow to import and optional
 
-            self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
+            self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]):
         """Write each value under its name."""

@@ -8,6 +8,7 @@ The same command again continues an interrupted run; a finished one says so. Ctr
 SIGTERM saves first. Exit code 0, 1 when training failed, 2 with what to mend.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +50,6 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str 
         TrainingFailed: too many updates in a row had a non-finite loss or gradient.
     """
     mesh, num_steps = make_mesh(), config.train.num_steps
-    check_batch_size(config.train.batch_size, mesh, "train.batch_size")
-    check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
     train_step, observe = jit_train_step(config, mesh), jit_observe(config)
     validation = Validation(config, prepared, splits["validation"], mesh)
     with checkpoint.open_checkpoints(run) as checkpoints, StopSignals() as signals:
@@ -112,9 +111,16 @@ def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
     flags.DEFINE_string("workdir", None, "folder of the run")
     config, name = cli.parse_config(argv, __doc__)
-    run = Path(flags.FLAGS.workdir or Path("runs") / name)
+    if config.dataset.source:  # so that evaluate finds it from any folder
+        source = str(Path(config.dataset.source).expanduser().absolute())
+        dataset = dataclasses.replace(config.dataset, source=source)
+        config = dataclasses.replace(config, dataset=dataset)
+    run = Path(flags.FLAGS.workdir or Path("runs") / name).expanduser()
     print(describe(config), f"\nworkdir: {run}", sep="\n", flush=True)
-    prepared = prepare(config.dataset, config.split)
+    mesh = make_mesh()
+    check_batch_size(config.train.batch_size, mesh, "train.batch_size")
+    check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
+    prepared = prepare(config.dataset)
     splits = split_patients(prepared.patients, config.split)
     workdir.claim(run, config, prepared.num_channels, splits)
     output = run / "evaluation" / "test"
@@ -122,8 +128,7 @@ def main(argv: Sequence[str]):
         print(f"{run} is finished; its report: {output / 'report.html'}")
         return
     say_data(prepared, splits)
-    devices = jax.devices()
-    print(f"devices: {len(devices)} x {devices[0].device_kind}", flush=True)
+    print(f"devices: {mesh.size} x {mesh.devices.flat[0].device_kind}", flush=True)
     if not (run / "baseline.json").exists():
         find_threshold_baseline(run, prepared, splits["train"])
     signal = train(config, run, prepared, splits)
@@ -134,7 +139,8 @@ def main(argv: Sequence[str]):
     note = f"Best weights of {run}: step {best_step}, by validation {config.train.monitor}."
     title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
     print(f"training is complete; {note}\n", flush=True)
-    evaluate(run, config, weights, prepared, splits["test"], output, title, [note])
+    about = {"split": "test", "source": config.dataset.source, "step": best_step}
+    evaluate(run, config, weights, prepared, splits["test"], output, title, about, [note])
     workdir.mark_finished(run, best_step)
 
 

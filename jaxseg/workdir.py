@@ -18,7 +18,13 @@ _LIBRARIES = (
     + ("opencv-python-headless", "tensorflow-datasets")
 )  # fmt: skip
 # Settings that do not change what is trained.
-_FREE = ("dataset.cache_dir", "input.num_workers", "input.num_threads", "train.log_every_steps")
+_FREE = (
+    "dataset.source",
+    "dataset.cache_dir",
+    "input.num_workers",
+    "input.num_threads",
+    "train.log_every_steps",
+)
 
 
 def versions() -> dict[str, str]:
@@ -45,11 +51,12 @@ def claim(
     data = {"num_channels": num_channels, "patients": patients, "digests": digests}
     if (workdir / "config.json").exists():
         _check_same_config(workdir, config)
-        if _read_json(workdir / "data.json") != data:
+        if read_json(workdir / "data.json") != data:
             raise UserError(
                 f"{workdir}: the data set or its split has changed since this run began; "
                 "choose another --workdir or move this one away"
             )
+        replace_text(workdir / "config.json", to_json(config))  # the scans may have moved
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -65,15 +72,33 @@ def load_config(workdir: Path) -> Config:
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(f"--workdir {workdir}: no run here (no config.json)")
-    return from_dict(_read_json(path))
+    return from_dict(read_json(path))
 
 
 def check_channels(workdir: Path, num_channels: int):
     """Raise UserError unless the run was trained on images with num_channels channels."""
-    trained = _read_json(workdir / "data.json")["num_channels"]
+    trained = read_json(workdir / "data.json")["num_channels"]
     if num_channels != trained:
         raise UserError(
             f"the model was trained on images with {trained} channels; these have {num_channels}"
+        )
+
+
+def check_unseen(workdir: Path, patients: Sequence[Patient]):
+    """Raise UserError when patients for external validation took part in the training.
+
+    Compares ids and, slice by slice, the images themselves.
+    """
+    data = read_json(workdir / "data.json")
+    ids, digests = set(), set()
+    for name in ("train", "validation"):
+        ids |= set(data["patients"][name])
+        digests |= {digest for member in data["digests"][name] for digest in member if digest}
+    seen = [p.id for p in patients if p.id in ids or digests & set(p.digests)]
+    if seen:
+        raise UserError(
+            f"not external: {len(seen)} of {len(patients)} patients took part in the training, "
+            f"by example {', '.join(seen[:3])}; give a folder without them"
         )
 
 
@@ -87,7 +112,8 @@ def is_finished(workdir: Path) -> bool:
     return (workdir / "finished.json").exists()
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file; UserError when it is missing or broken."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -136,7 +162,7 @@ def read_metrics(workdir: Path, last_step: int | None = None) -> list[dict[str, 
     """Return the records up to last_step; a line cut off by a kill is dropped."""
     path = metrics_path(workdir)
     records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
         except ValueError:

@@ -10,7 +10,7 @@ run() {
   if [ -z "${DRY_RUN:-}" ]; then "$@"; fi
 }
 
-if [ ! -x .venv/bin/python ]; then
+if ! .venv/bin/python -c 'import jaxseg' 2>/dev/null; then
   run python3 -m venv .venv
   run .venv/bin/pip install --quiet ".${EXTRA:+[$EXTRA]}"
 fi

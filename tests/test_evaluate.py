@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -103,9 +104,12 @@ def test_the_files_and_their_keys(config, prepared, tmp_path):
         patch.setattr(evaluate, "jit_predict", lambda *_: Half())
         output = tmp_path / "out"
         patients = prepared.patients[:3]
-        returned = evaluate.evaluate(tmp_path, config, None, prepared, patients, output, "title")
+        returned = evaluate.evaluate(
+            tmp_path, config, None, prepared, patients, output, "title", {}
+        )
     scores = json.loads((output / "scores.json").read_text())
     assert scores == returned
+    assert scores["about"] == {}
     assert set(scores) >= {"patients", "slices", "pooled", "baselines"}
     for name in ("dice", "iou", "sensitivity", "precision", "hd95"):
         assert set(scores["patients"][name]) == {"mean", "median", "ci95"}
@@ -158,6 +162,19 @@ def test_own_slices_from_training_to_external_validation(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run / "evaluation/test/report.html").is_file()
 
+    done = program("evaluate", "--workdir", run, "--source", outside)
+    assert done.returncode == 2
+    assert "not external: 2 of 2 patients took part in the training" in done.stderr
+
+    for patient in (0, 1):  # other ids, the same images
+        (outside / f"p{patient}").rename(outside / f"q{patient}")
+    done = program("evaluate", "--workdir", run, "--source", outside)
+    assert done.returncode == 2
+    assert "not external: 2 of 2" in done.stderr
+
+    for image in outside.glob("q*/s?.png"):
+        pixels = cv2.imread(str(image))
+        cv2.imwrite(str(image), 255 - pixels)
     done = program("evaluate", "--workdir", run, "--source", outside)
     assert done.returncode == 0, done.stdout + done.stderr
     scores = json.loads((run / "evaluation/external/scores.json").read_text())

@@ -165,11 +165,6 @@ def test_a_changed_data_set_in_the_same_workdir_is_refused(cache, tmp_path):
         run_training(config, tmp_path)
 
 
-def test_a_batch_that_does_not_divide_over_the_devices_is_refused(cache, tmp_path):
-    with pytest.raises(UserError, match=r"train.batch_size=12: must be a multiple of the 8 dev"):
-        run_training(with_train(tiny_config(cache), batch_size=12), tmp_path)
-
-
 CONFIG_FILE = """
 import dataclasses, sys
 sys.path.insert(0, {tests!r})
@@ -199,6 +194,7 @@ def program(cache, tmp_path):
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     return start
@@ -252,3 +248,46 @@ def test_killed_interrupted_and_whole_runs_end_the_same(program, cache, tmp_path
     text, _ = other.communicate(timeout=120)
     assert other.returncode == 2
     assert "made with another config" in text and "Traceback" not in text
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_claims_nothing(program, tmp_path):
+    refused = program(tmp_path / "run", "--config.train.batch_size=12")
+    text, _ = refused.communicate(timeout=120)
+    assert refused.returncode == 2
+    assert "error: config.train.batch_size=12: must be a multiple of the 8 devices" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_reaches_the_loader_processes_too_and_the_run_is_saved(program, tmp_path):
+    run = tmp_path / "run"
+    # In a group of its own, which gets the signal whole, as from a terminal.
+    process = program(run, "--config.input.num_workers=2", "--config.train.num_steps=5000")
+    wait_for_step(run, 12, process)
+    os.killpg(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    assert "SIGINT: saved in" in text and "Traceback" not in text
+
+
+def test_scoring_beside_a_training_disturbs_nothing(cache, tmp_path):
+    config = with_train(tiny_config(cache), num_steps=4)
+    run_training(config, tmp_path)
+    unfinished = tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp"
+    unfinished.mkdir()  # as a training that goes on leaves it for a moment
+    step, _ = checkpoint.load_best(tmp_path, config, 3)
+    assert step <= 4
+    assert unfinished.is_dir()
+
+
+def test_a_run_goes_on_and_ends_after_its_best_checkpoint_was_damaged(cache, tmp_path, capsys):
+    config = with_train(tiny_config(cache), num_steps=3)
+    run_training(config, tmp_path)
+    with checkpoint.open_checkpoints(tmp_path) as checkpoints:
+        latest_step = checkpoints.latest_step()
+    for file in (tmp_path / "checkpoints" / str(latest_step)).rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(b"")
+    assert run_training(config, tmp_path) is None
+    assert int(latest(config, tmp_path).step) == 3
+    checkpoint.load_best(tmp_path, config, 3)
+    assert "damaged_3" in capsys.readouterr().err

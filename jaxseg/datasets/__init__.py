@@ -12,6 +12,7 @@ import inspect
 import itertools
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,13 +69,32 @@ def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -
     """
     if config.source is None and config.name != "brain_phantom":
         raise UserError(f"{config.name} needs the path of your scans: --config.dataset.source=PATH")
+    if config.source is not None and config.name == "brain_phantom":
+        raise UserError(
+            f"brain_phantom takes no source ({config.source}); set config.dataset.name to "
+            "lgg_mri or image_folder"
+        )
     files = None if config.name == "brain_phantom" else _list(config)
     path = _path(config, files)
-    if not (path / _INDEX).is_file():
+    prepared = _open(path)
+    if prepared is None:
         _prepare(config, files, path)
-    prepared = Prepared(path, *read_index(path / _INDEX))
+        prepared = Prepared(path, *read_index(path / _INDEX))
     if split is not None:
         split_patients(prepared.patients, split)
+    return prepared
+
+
+def _open(path: Path) -> Prepared | None:
+    """Return the copy prepared before; None when there is none or parts of it are gone."""
+    if not path.exists():
+        return None
+    try:
+        prepared = Prepared(path, *read_index(path / _INDEX))
+        prepared.source()
+    except Exception:  # whatever TFDS raises over missing files: make it anew
+        shutil.rmtree(path, ignore_errors=True)
+        return None
     return prepared
 
 
@@ -89,12 +109,11 @@ def _path(config: config_lib.Dataset, files: Files | None) -> Path:
         "lgg_mri": (),
         "image_folder": (config.patient_regex, config.every_image_is_a_patient),
     }[config.name]
-    if files is None:
-        content = inspect.getsource(phantom)  # the code is the source of the phantom
-    else:
-        content = [s for s in files.stamps.items() if s[0].lower().endswith(IMAGE_SUFFIXES)]
-    made_by = (builder.VERSION, inspect.getsource(intensity))
-    parts = json.dumps([config.name, settings, content, made_by])
+    stamps = files.stamps.items() if files else ()
+    content = [s for s in stamps if s[0].lower().endswith(IMAGE_SUFFIXES)]
+    # Other code may make other records, so a copy belongs to the code that made it.
+    code = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    parts = json.dumps([config.name, settings, content, code, inspect.getsource(intensity)])
     key = hashlib.sha256(parts.encode()).hexdigest()[:16]
     cache = config.cache_dir or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser().absolute() / "jaxseg" / config.name / key

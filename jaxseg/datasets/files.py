@@ -63,7 +63,11 @@ def list_files(source: str | Path, roots: Iterable[str] = ()) -> Files:
 
 def _folder_stamps(root: Path) -> dict[str, tuple[int, int]]:
     stamps = {}
-    for folder, folders, names in os.walk(root, followlinks=True):
+
+    def refuse(error: OSError):
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=refuse):
         folders[:] = [name for name in folders if _is_visible(name)]
         for file in (Path(folder, name) for name in names if _is_visible(name)):
             stamps[file.relative_to(root).as_posix()] = _stamp(file)

@@ -115,10 +115,13 @@ def _patient(
     return folders[0]
 
 
+_LARGEST_NUMBER = 99_999  # larger integers in a file name are dates or ids, no slice numbers
+
+
 def _number(found: list[tuple[tuple, tuple[str, str]]]) -> list[Slice]:
     integers = [re.findall(r"\d+", stem)[-1:] for (_, stem), _ in found]
     numbers = [int(i[0]) for i in integers if i]
-    if len(set(numbers)) < len(found):
+    if len(set(numbers)) < len(found) or max(numbers) > _LARGEST_NUMBER:
         found = sorted(found, key=lambda item: _natural(item[0][1]))
         numbers = range(len(found))
     return [Slice(n, *files) for n, (_, files) in zip(numbers, found, strict=True)]
