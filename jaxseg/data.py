@@ -1,7 +1,7 @@
 """From prepared slices to batches on the host, with grain.
 
-Training batch k is a pure function of (seed, k): the same for any number of workers,
-threads and hosts, so that a run resumes by its step number alone.
+Training batch k is a pure function of (seed, k): the same for any number of workers, threads
+and processes that share it, so that a run resumes by its step number alone.
 """
 
 import signal

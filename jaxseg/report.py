@@ -12,7 +12,8 @@ from jaxseg.scorecard import PatientScore
 RESEARCH_ONLY = "For research use only. Not a medical device; not for diagnosis or treatment."
 
 CAPTIONS = {
-    "learning_curves": "Learning curves. Green line: the evaluation whose weights were kept.",
+    "learning_curves": "Learning curves. Green line: the evaluation whose weights were kept. The "
+    "validation loss takes Dice slice by slice, so its level differs from that of training.",
     "dice_per_patient": "Dice of each patient, best first, and over the size of the tumour.",
     "best": "The best patient. Upper row: whole slices; lower row: the same, enlarged.",
     "median": "The patient in the middle of the ranking.",
