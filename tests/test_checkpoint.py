@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,4 +117,4 @@ def test_the_whole_state_comes_back(tmp_path, state):
         jax.tree.map(np.asarray, s._replace(key=jax.random.key_data(s.key)))
         for s in (restored, changed)
     ]
-    jax.tree.map(np.testing.assert_array_equal, *plain)
+    chex.assert_trees_all_equal(*plain)

@@ -131,6 +131,8 @@ def test_the_configs_load_and_survive_json(file):
     "values, message",
     [
         ({"optimiser": {}}, "config.optimiser: no such setting"),
+        ([], r"config=\[\]: must be a group of settings"),
+        ({"train": None}, "config.train=None: must be a group of settings"),
         ({"train": {"steps": 3}}, "config.train.steps: no such setting; config.train has"),
         ({"train": {"batch_size": 1.5}}, "must be of type int"),
         ({"train": {"batch_size": True}}, "must be of type int"),

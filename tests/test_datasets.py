@@ -298,3 +298,23 @@ def test_real_scans_are_prepared(tmp_path, lgg_source):
     inside = np.concatenate([r["image"][r["mask"][..., 0] > 0] for r in tumour])
     z = (inside.mean(0) - record["stats"][:, 2]) / record["stats"][:, 3]
     assert z.argmax() == 1
+
+
+def test_the_phantom_takes_no_source(tmp_path):
+    with pytest.raises(
+        UserError, match="brain_phantom takes no source .*; set config.dataset.name"
+    ):
+        datasets.prepare(config(tmp_path, "brain_phantom"))
+
+
+@pytest.mark.parametrize("gone", ["index.json", "*.array_record*", "features.json"])
+def test_a_copy_with_parts_gone_is_prepared_anew(tmp_path, gone):
+    write_folders(tmp_path / "source")
+    wanted = config(tmp_path, "image_folder")
+    prepared = datasets.prepare(wanted)
+    for file in prepared.path.glob(gone):
+        file.unlink()
+    again = datasets.prepare(wanted)
+    assert again.path == prepared.path
+    assert len(again.source()) == 9
+    np.testing.assert_array_equal(again.source()[8]["image"], make_slice(202)[0])

@@ -130,6 +130,18 @@ def test_nan_stops_the_run_and_spares_the_checkpoint(cache, tmp_path, monkeypatc
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.weights))
 
 
+def test_the_loss_can_be_watched_instead_of_dice(cache, tmp_path):
+    config = with_train(tiny_config(cache), monitor="loss", num_steps=8)
+    run_training(config, tmp_path)
+    evaluations = [r for r in workdir.read_metrics(tmp_path) if "validation_loss" in r]
+    lowest = min(evaluations, key=lambda r: r["validation_loss"])
+    step, _ = checkpoint.load_best(tmp_path, config, 3)
+    assert step == lowest["step"]
+    best = float(latest(config, tmp_path).plateau.best)
+    # Gains under min_delta = 1 do not count: the first evaluation stays the plateau's best.
+    assert best == pytest.approx(-evaluations[0]["validation_loss"])
+
+
 def test_a_single_nan_is_skipped_and_counted(cache, tmp_path, monkeypatch):
     config = tiny_config(cache)
     good = train.training_batches

@@ -91,7 +91,7 @@ def _open(path: Path) -> Prepared | None:
         return None
     try:
         prepared = Prepared(path, *read_index(path / _INDEX))
-        prepared.source()
+        prepared.source()[0]
     except Exception:  # whatever TFDS raises over missing files: make it anew
         shutil.rmtree(path, ignore_errors=True)
         return None
