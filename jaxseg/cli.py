@@ -1,11 +1,14 @@
 """Command lines: `--config FILE --config.a.b=VALUE`, help, and errors as one line."""
 
 import dataclasses
+import difflib
+import inspect
+import os
 import re
 import runpy
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -30,8 +33,8 @@ def run(program: Callable[[Sequence[str]], None]):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # no clean-up: the threads of jax and grain may crash in it
 
 
 def parse_flags(argv: Sequence[str], help_text: str) -> None:
@@ -68,12 +71,13 @@ def parse_config(argv: Sequence[str], help_text: str) -> tuple[Config, str]:
     if path is None:
         raise UserError("which config? By example --config configs/unet.py (see --help)")
     config = load_config(path)
+    _check_names(argv)
     try:
         holder = config_flags.DEFINE_config_dict(
             "config", as_config_dict(config), sys_argv=["jaxseg", *argv]
         )
     except _FLAG_ERRORS as error:
-        raise UserError(_unknown_setting(error)) from error
+        raise UserError(_one_line(error)) from error
     parse_flags(argv, help_text)
     return from_dict(holder.value.to_dict()), Path(path).stem
 
@@ -119,17 +123,17 @@ def as_config_dict(config: typing.Any) -> config_dict.ConfigDict:
 
 
 def settings_help(kind: type = Config, path: str = "config") -> str:
-    """Return one line per setting: name, type, default."""
+    """Return one line per setting: name, default and the comment beside it in config.py."""
     lines = [] if path != "config" else ["Settings (--config.NAME=VALUE) and their defaults:"]
     hints = typing.get_type_hints(kind)
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(kind), re.MULTILINE))
     for field in dataclasses.fields(kind):
         hint, name = hints[field.name], f"{path}.{field.name}"
         if dataclasses.is_dataclass(hint):
             lines.append(settings_help(hint, name))
         else:
-            lines.append(f"  --{name}={field.default!r}")
-    if path == "config":
-        lines.append("jaxseg/config.py says what each means.")
+            setting = f"  --{name}={field.default!r}"
+            lines.append(f"{setting:<46}  {comments.get(field.name, '')}".rstrip())
     return "\n".join(lines)
 
 
@@ -137,9 +141,22 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _unknown_setting(error: BaseException) -> str:
-    """Return the name and the guess out of what ml_collections says."""
-    guess = re.search(r"(\w+)\W+n?Did you mean \W+(\w+)", str(error))
-    if guess is None:
-        return f"no such setting: {_one_line(error)}"
-    return f"no such setting: {guess[1]}; did you mean {guess[2]}?"
+def _check_names(argv: Sequence[str]):
+    """Raise UserError for an override of an unknown setting, with a guess where there is one."""
+    known = list(_setting_names(Config))
+    for argument in argv:
+        name = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if name and name[1] not in known:
+            last = name[1].rpartition(".")[2]
+            guesses = [k for k in known if k.rpartition(".")[2] == last]
+            guesses += difflib.get_close_matches(name[1], known, n=1)
+            hint = f"; did you mean config.{guesses[0]}?" if guesses else "; --help lists them"
+            raise UserError(f"config.{name[1]}: no such setting{hint}")
+
+
+def _setting_names(kind: type, path: str = "") -> Iterator[str]:
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _setting_names(hint, f"{path}{name}.")
+        else:
+            yield path + name

@@ -59,6 +59,9 @@ class Split:
         check.at_least(0, "num_folds")
         last = max(self.num_folds, 1) - 1
         check("fold", 0 <= self.fold <= last, f"must lie in 0..{last}")
+        for name in ("train", "validation", "test"):
+            one = any("," in patient for patient in getattr(self, name))
+            check(name, not one, "give ids in quotes, as in \"('a', 'b')\"")
         given = {bool(self.train), bool(self.validation), bool(self.test)}
         check("train", len(given) == 1, "give all of train, validation and test or none of them")
 

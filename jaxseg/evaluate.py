@@ -90,7 +90,8 @@ def evaluate(
         report_path, title, summary, scores, shown, to_json(config), versions, notes
     )
     print(scoretext.format_scorecard(summary), flush=True)
-    print(f"\nscores   {output / 'scores.json'}\nreport   {report_path}")
+    print(f"\nreport   {report_path}\nscores   {output / 'scores.json'}")
+    print(f"patients {output / 'patients.csv'}")
     print("figures  " + "\n         ".join(str(path) for path in shown.values()), flush=True)
     return summary
 
@@ -178,7 +179,11 @@ def choose_patients(
 ) -> tuple[Prepared, tuple[Patient, ...]]:
     """Return the data set and the patients of the split, or all patients of another source."""
     if source is not None:
-        prepared = prepare(dataclasses.replace(config.dataset, source=source))
+        try:
+            prepared = prepare(dataclasses.replace(config.dataset, source=source))
+        except UserError as error:
+            how = f"{config.dataset.name}, patient_regex={config.dataset.patient_regex!r}"
+            raise UserError(f"{error}\n(--source is read like the training data: {how})") from error
         return prepared, prepared.patients
     prepared = prepare(config.dataset)
     if split == "all":
@@ -205,8 +210,7 @@ def main(argv: Sequence[str]):
         print(f"warning: {warning}")
     name = "external" if options.source else options.split
     workdir.check_channels(run, prepared.num_channels)
-    if options.source:
-        workdir.check_unseen(run, patients)
+    same_ids = workdir.check_unseen(run, patients) if options.source else []
     step, weights = checkpoint.load_best(run, config, prepared.num_channels)
     output = Path(options.output) if options.output else run / "evaluation" / name
     title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
@@ -217,9 +221,9 @@ def main(argv: Sequence[str]):
         note += f" These patients took part in the training ({name}): not an honest score."
     if name == "all":
         note += " These include the patients of the training: not an honest score."
-    print(note)
+    print("\nwarning: ".join([note, *same_ids]), end="\n\n")
     about = {"split": name, "source": options.source or config.dataset.source, "step": step}
-    evaluate(run, config, weights, prepared, patients, output, title, about, [note])
+    evaluate(run, config, weights, prepared, patients, output, title, about, [note, *same_ids])
 
 
 if __name__ == "__main__":

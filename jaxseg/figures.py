@@ -38,7 +38,8 @@ def learning_curves(records: Sequence[dict[str, Any]], path: Path, monitor: str 
         for part, colour, marker in (("train", BLUE, ""), ("validation", ORANGE, "o")):
             steps, values = _series(records, f"{part}_{name}")
             if len(steps):
-                axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=part)
+                label = "validation (loss per slice)" if part == "validation" else part
+                axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=label)
     steps, rates = _series(records, "learning_rate")
     rate.plot(steps, rates, color=GREY, drawstyle="steps-post")
     loss.set_ylabel("loss")
@@ -117,7 +118,8 @@ def patient_contours(
     shown = _slices_to_show(either)
     low, high = np.percentile(image, (1, 99))
     head = _box(image > low + 0.3 * (high - low), margin=4)
-    zoom = _square(_box(either, margin=12) if either.any() else head, truth.shape[1:])
+    focus = truth if truth.any() else either  # scattered false alarms would leave no zoom
+    zoom = _square(_box(focus, margin=12) if focus.any() else head, truth.shape[1:])
     figure = Figure((WIDTH_INCHES, 6.3), dpi=DPI, layout="constrained", facecolor="white")
     for column, z in enumerate(shown):
         masks = truth[z], prediction[z]

@@ -180,14 +180,12 @@ class Progress:
         time_shares = {f"time_{name.replace(' ', '_')}": s for name, s in shares.items()}
         self.record(step, report | time_shares)
         bad = int(state.early_stop.bad)
-        note = "best so far" if bad == 0 else f"evaluations without gain: {bad}"
+        note = "gain" if bad == 0 else f"evaluations without enough gain: {bad}"
         if state.plateau.scale < 1:
-            note += f", learning rate x {float(state.plateau.scale):.3g}"
-        self.say(
-            f"step {step}/{self.config.num_steps}  validation dice "
-            f"{report['validation_dice']:.4f}  loss {report['validation_loss']:.4f}  {note}  "
-            f"({line})"
-        )
+            note += f", learning rate at {float(state.plateau.scale):.3g} of its schedule"
+        dice, loss = report["validation_dice"], report["validation_loss"]
+        values = f"validation dice {dice:.4f}  loss per slice {loss:.4f}"
+        self.say(f"step {step}/{self.config.num_steps}  {values}  {note}  ({line})")
 
     def say(self, text: str):
         """Print a line above the progress bar."""

@@ -30,6 +30,7 @@ h2 { font-size: 1.2rem; margin: 2.5rem 0 .6rem; border-bottom: 1px solid #ccc; }
   background: #f1f7fb; margin: 1.5rem 0; }
 .warnings { border-left: .4rem solid #e69f00; background: #fff8e8; padding: .5rem 1rem; }
 .warnings p { margin: .3rem 0; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
 td { white-space: nowrap; }
@@ -149,9 +150,9 @@ def _table(
         return f'<tr class="{row_class}">{inside}</tr>'
 
     body = [line("td", row, first if i == 0 else "") for i, row in enumerate(rows)]
-    return "\n".join(["<table>", line("th", header, ""), *body, "</table>"]).replace(
-        ' class=""', ""
-    )
+    return "\n".join(
+        ['<div class="wide"><table>', line("th", header, ""), *body, "</table></div>"]
+    ).replace(' class=""', "")
 
 
 def _figure(name: str, image: Path) -> str:

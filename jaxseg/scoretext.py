@@ -4,6 +4,7 @@ import textwrap
 from typing import Any, NamedTuple
 
 FEW_PATIENTS = 50  # below, the bootstrap interval of a mean is itself uncertain
+VERY_FEW_PATIENTS = 8  # below, it rests on little more than the patients themselves
 
 
 class Row(NamedTuple):
@@ -108,6 +109,11 @@ def warnings(patients: dict[str, Any]) -> list[str]:
     found = []
     if n == 1:
         found.append("one patient only: a mean over patients and its interval say nothing.")
+    elif n < VERY_FEW_PATIENTS:
+        found.append(
+            f"{n} patients are few, far too few: the 95 % interval says next to nothing about "
+            "other patients."
+        )
     elif n < FEW_PATIENTS:
         found.append(
             f"{n} patients are few (under {FEW_PATIENTS}): the 95 % interval is itself uncertain, "

@@ -1,6 +1,7 @@
 """A polite end: the first SIGINT or SIGTERM asks the loop to save, the second ends at once."""
 
 import signal
+import sys
 
 
 class StopSignals:
@@ -21,3 +22,4 @@ class StopSignals:
         if self.received:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        print(f"\n{self.received}: stopping after this step", file=sys.stderr, flush=True)

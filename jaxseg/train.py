@@ -5,7 +5,8 @@
   --config.SECTION.NAME=V  any setting, by example --config.train.num_steps=100
 
 The same command again continues an interrupted run; a finished one says so. Ctrl-C or
-SIGTERM saves first. Exit code 0, 1 when training failed, 2 with what to mend.
+SIGTERM saves first and exits with 0, as a run that has ended does; 1 when training failed, 2
+with what to mend.
 """
 
 import dataclasses
@@ -136,9 +137,9 @@ def main(argv: Sequence[str]):
         print(f"{signal}: saved in {run}; the same command continues from there")
         return
     best_step, weights = checkpoint.load_best(run, config, prepared.num_channels)
-    note = f"Best weights of {run}: step {best_step}, by validation {config.train.monitor}."
+    note = f"Weights of step {best_step} of {run}, the best by validation {config.train.monitor}."
     title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
-    print(f"training is complete; {note}\n", flush=True)
+    print(f"\nTraining is complete. {note}\n", flush=True)
     about = {"split": "test", "source": config.dataset.source, "step": best_step}
     evaluate(run, config, weights, prepared, splits["test"], output, title, about, [note])
     workdir.mark_finished(run, best_step)

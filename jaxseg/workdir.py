@@ -84,22 +84,30 @@ def check_channels(workdir: Path, num_channels: int):
         )
 
 
-def check_unseen(workdir: Path, patients: Sequence[Patient]):
-    """Raise UserError when patients for external validation took part in the training.
+def check_unseen(workdir: Path, patients: Sequence[Patient]) -> list[str]:
+    """Raise UserError when images for external validation took part in the training.
 
-    Compares ids and, slice by slice, the images themselves.
+    Returns:
+        Warnings: patients with the id, but not the images, of one in the training.
     """
     data = read_json(workdir / "data.json")
     ids, digests = set(), set()
     for name in ("train", "validation"):
         ids |= set(data["patients"][name])
         digests |= {digest for member in data["digests"][name] for digest in member if digest}
-    seen = [p.id for p in patients if p.id in ids or digests & set(p.digests)]
+    seen = [p.id for p in patients if digests & set(p.digests)]
     if seen:
         raise UserError(
-            f"not external: {len(seen)} of {len(patients)} patients took part in the training, "
-            f"by example {', '.join(seen[:3])}; give a folder without them"
+            f"not external: images of {len(seen)} of {len(patients)} patients took part in the "
+            f"training, by example of {', '.join(seen[:3])}; give a folder without them"
         )
+    same = [p.id for p in patients if p.id in ids]
+    if not same:
+        return []
+    return [
+        f"{len(same)} of {len(patients)} patients have the id, but not the images, of patients in "
+        f"the training ({', '.join(same[:3])}): make sure that they are other people"
+    ]
 
 
 def mark_finished(workdir: Path, best_step: int):

@@ -164,13 +164,13 @@ def test_own_slices_from_training_to_external_validation(tmp_path):
 
     done = program("evaluate", "--workdir", run, "--source", outside)
     assert done.returncode == 2
-    assert "not external: 2 of 2 patients took part in the training" in done.stderr
+    assert "not external: images of 2 of 2 patients took part" in done.stderr
 
     for patient in (0, 1):  # other ids, the same images
         (outside / f"p{patient}").rename(outside / f"q{patient}")
     done = program("evaluate", "--workdir", run, "--source", outside)
     assert done.returncode == 2
-    assert "not external: 2 of 2" in done.stderr
+    assert "not external: images of 2 of 2 patients took part" in done.stderr
 
     for image in outside.glob("q*/s?.png"):
         pixels = cv2.imread(str(image))
@@ -180,6 +180,16 @@ def test_own_slices_from_training_to_external_validation(tmp_path):
     scores = json.loads((run / "evaluation/external/scores.json").read_text())
     assert scores["patients"]["n"] == 2
     assert "n = 2" in done.stdout
+
+    for patient in (0, 1):  # the ids of training patients, other images
+        (outside / f"q{patient}").rename(outside / f"p{patient}")
+    done = program("evaluate", "--workdir", run, "--source", outside)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning: 2 of 2 patients have the id, but not the images" in done.stdout
+
+    done = program("evaluate", "--workdir", run, "--source", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert "--source is read like the training data: image_folder" in done.stderr
 
     done = program("evaluate", "--workdir", run, "--split", "all", "--output", tmp_path / "all")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,5 +1,7 @@
 """Splits are by patient, stable, and refuse leaks and splits that cannot be scored."""
 
+import re
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
@@ -131,3 +133,13 @@ def test_all_problems_are_told_at_once():
 def test_an_empty_split_of_fractions():
     lines = problems([patient(str(n)) for n in range(50)], Split(fractions=(0.8, 0.2, 0.0)))
     assert lines == ["test: no patients; change the fractions, the salt or the lists"]
+
+
+def test_an_empty_split_comes_with_a_salt_that_fills_all():
+    few = [patient(f"p{n}") for n in range(6)]
+    *_, hint = problems(few, Split(salt=0, fractions=(0.9, 0.05, 0.05)))
+    form = r"by example --config.split.salt=(\d+) gives (\S+) patients"
+    salt, sizes = re.fullmatch(form, hint).groups()
+    made = split_patients(few, Split(salt=int(salt), fractions=(0.9, 0.05, 0.05)))
+    assert "/".join(str(len(made[name])) for name in NAMES) == sizes
+    assert all(made.values())

@@ -67,9 +67,9 @@ def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -
         UserError: the source is missing or of another layout; all problems of its files; the
             split's problems; the cache cannot be written.
     """
-    if config.source is None and config.name != "brain_phantom":
+    if not config.source and config.name != "brain_phantom":
         raise UserError(f"{config.name} needs the path of your scans: --config.dataset.source=PATH")
-    if config.source is not None and config.name == "brain_phantom":
+    if config.source and config.name == "brain_phantom":
         raise UserError(
             f"brain_phantom takes no source ({config.source}); set config.dataset.name to "
             "lgg_mri or image_folder"

@@ -67,8 +67,12 @@ def decode_mask(data: bytes) -> np.ndarray:
         raise ValueError(f"mask of {pixels.shape[-1]} different channels; save it as grey")
     high = mask.max()
     if high not in (0, 1, 255, 65535) or ((mask != 0) & (mask != high)).any():
-        values = ", ".join(map(str, np.unique(mask)[:6]))
-        raise ValueError(f"mask with values {values}...; expected only 0 and 1, or 0 and 255")
+        found = np.unique(mask)
+        values = ", ".join(map(str, found[:6])) + ("..." if len(found) > 6 else "")
+        raise ValueError(
+            f"mask with values {values}; expected only 0 and 1, or 0 and 255 (several labels? "
+            "save mask > 0)"
+        )
     return (mask != 0).astype(np.uint8)
 
 

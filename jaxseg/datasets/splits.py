@@ -3,6 +3,7 @@
 The place of a patient depends on its id alone, so adding a patient moves no other.
 """
 
+import dataclasses
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ def split_patients(patients: Iterable[Patient], split: Split) -> dict[str, tuple
     members = _listed(split) if split.train else _hashed(patients, split)
     made = {name: tuple(p for p in patients if p.id in members[name]) for name in NAMES}
     problems = _check_lists(members, {p.id for p in patients})
-    problems += _check_contents(made)
+    problems += _check_contents(made) and [*_check_contents(made), *_suggest(patients, split)]
     problems += _check_copies(made)
     raise_problems("config.split", problems)
     return made
@@ -86,6 +87,17 @@ def _check_contents(made: dict[str, tuple[Patient, ...]]) -> list[str]:
                 "the fold or the lists"
             )
     return problems
+
+
+def _suggest(patients: tuple[Patient, ...], split: Split) -> list[str]:
+    """Return a salt that fills every split; with few patients chance may leave one empty."""
+    for salt in range(0 if split.train else 100):
+        other = _hashed(patients, dataclasses.replace(split, salt=salt))
+        made = {name: tuple(p for p in patients if p.id in other[name]) for name in NAMES}
+        if not _check_contents(made):
+            sizes = "/".join(str(len(made[name])) for name in NAMES)
+            return [f"by example --config.split.salt={salt} gives {sizes} patients"]
+    return []
 
 
 def _check_copies(made: dict[str, tuple[Patient, ...]]) -> list[str]:
