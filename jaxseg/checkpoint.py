@@ -133,24 +133,29 @@ def restore_latest(manager: ocp.CheckpointManager, state: TrainState) -> TrainSt
 def restore_best(manager: ocp.CheckpointManager, state: TrainState) -> tuple[int, Weights]:
     """Return step and weights of the best checkpoint: the average where one is kept.
 
+    One that cannot be read gives way, with a warning, to the next best.
+
     Args:
-        manager: from `open_checkpoints`.
-        state: a state of the right shapes and shardings (arrays or shapes).
+        manager: from `open_checkpoints` or `read_checkpoints`.
+        state: a state of the right shapes and shardings.
 
     Raises:
-        UserError: no checkpoint, or the best cannot be read.
+        UserError: no evaluated checkpoint, or none that can be read.
     """
-    step = manager.best_step()
-    if step is None:
-        raise UserError(f"{manager.directory}: no evaluated checkpoint here; train first")
     model = _abstract(_split(state)[0])
-    try:
-        item = manager.restore(
-            step, args=ocp.args.Composite(model=ocp.args.StandardRestore(model))
-        )["model"]
-    except _DAMAGED as error:
-        raise UserError(f"{manager.directory}/{step}: cannot be read ({error})") from error
-    return step, item["weights"] if item["average"] is None else item["average"]
+    target = ocp.args.Composite(model=ocp.args.StandardRestore(model))
+    ranks = {step: manager.metrics(step) for step in manager.all_steps()}
+    ranks = {step: (_rank(metrics), step) for step, metrics in ranks.items() if metrics}
+    for step in sorted(ranks, key=ranks.get, reverse=True):
+        try:
+            item = manager.restore(step, args=target)["model"]
+        except _DAMAGED as error:
+            _warn(step, error)
+        else:
+            return step, item["weights"] if item["average"] is None else item["average"]
+    raise UserError(
+        f"{manager.directory}: no evaluated checkpoint here that can be read; train first"
+    )
 
 
 def load_best(run: Path, config: Config, num_channels: int) -> tuple[int, Weights]:
@@ -165,8 +170,7 @@ def _first_usable(manager: ocp.CheckpointManager, read: Callable[[int], Any]) ->
         try:
             found = read(step)
         except _DAMAGED as error:
-            reason = str(error).split("\n")[0][:200]
-            print(f"warning: checkpoint {step}: {reason}", file=sys.stderr)
+            _warn(step, error)
             damaged.append(step)
         else:
             _set_aside(Path(manager.directory), damaged)
@@ -178,6 +182,11 @@ def _first_usable(manager: ocp.CheckpointManager, read: Callable[[int], Any]) ->
             "move the folder away to start again"
         )
     return None
+
+
+def _warn(step: int, error: Exception):
+    reason = str(error).split("\n")[0][:200]
+    print(f"warning: checkpoint {step} cannot be read: {reason}", file=sys.stderr)
 
 
 def _abstract(tree: Any) -> Any:

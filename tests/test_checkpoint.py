@@ -61,7 +61,7 @@ def test_latest_and_best_are_kept(tmp_path, state, values, latest, best):
 def test_a_folder_without_checkpoints(tmp_path, state):
     with checkpoint.open_checkpoints(tmp_path) as checkpoints:
         assert checkpoint.restore_latest(checkpoints, state) is state
-        with pytest.raises(UserError, match="no evaluated checkpoint here; train first"):
+        with pytest.raises(UserError, match="no evaluated checkpoint here that can be read; train"):
             checkpoint.restore_best(checkpoints, state)
 
 
@@ -118,3 +118,14 @@ def test_the_whole_state_comes_back(tmp_path, state):
         for s in (restored, changed)
     ]
     chex.assert_trees_all_equal(*plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, state, capsys):
+    save_all(tmp_path, state, {1: 0.9, 2: 0.2, 3: 0.4})
+    damage(tmp_path, 1, "truncated")
+    with checkpoint.read_checkpoints(tmp_path) as checkpoints:
+        step, weights = checkpoint.restore_best(checkpoints, state)
+    assert step == 3
+    assert {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(weights)} == {3.0}
+    assert "warning: checkpoint 1 cannot be read" in capsys.readouterr().err
