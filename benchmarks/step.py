@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import cli
-from jaxseg.sharding import make_mesh, to_global
+from jaxseg.sharding import make_mesh, split_batch, to_global
 from jaxseg.state import best_weights, new_state
 from jaxseg.steps import jit_predict, jit_train_step
 
@@ -36,14 +36,16 @@ def timed(step: Callable[[], object], batch_size: int) -> str:
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
     config, name = cli.parse_config(argv, __doc__)
-    mesh, batch_size = make_mesh(), config.train.batch_size
+    mesh, batch_size = make_mesh(config.mesh), config.train.batch_size
     rng = np.random.default_rng(0)
     size = (batch_size, *config.input.image_size)
     image = rng.normal(size=(*size, NUM_CHANNELS)).astype(np.float32)
     mask = (rng.random((*size, config.model.num_classes)) < 0.1).astype(np.uint8)
-    batch = to_global({"image": image, "mask": mask}, mesh)
+    stop = np.zeros(batch_size, np.int32)
+    batch = to_global({"image": image, "mask": mask, "stop": stop}, mesh)
     state = new_state(config, NUM_CHANNELS, mesh)
-    predict, train_step = jit_predict(config, mesh), jit_train_step(config, mesh)
+    predict = jit_predict(config, split_batch(mesh))
+    train_step = jit_train_step(config, state, mesh)
     weights = jax.tree.map(jnp.copy, best_weights(state))  # the state itself is donated
 
     def train() -> object:

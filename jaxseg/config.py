@@ -5,135 +5,14 @@ defaults here. Nothing else in jaxseg holds a default. `settings.py` reads and w
 """
 
 import dataclasses
-from typing import Any
 
+from jaxseg.config_data import Augment, Dataset, Input, Split, names
 from jaxseg.errors import Check, UserError
 
-
-def _names(config: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(config)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Which scans, and how to read them."""
-
-    name: str = "brain_phantom"  # brain_phantom, lgg_mri or image_folder
-    source: str | None = None  # folder or zip of the scans; the phantom needs none
-    cache_dir: str | None = None  # prepared copies; None: jaxseg/ in the user's cache folder
-    spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); (): unknown, pixels
-    flair_channel: int = 1  # channel shown in the figures; the last where there are fewer
-    patient_regex: str | None = None  # image_folder: its first group in the stem is the patient
-    every_image_is_a_patient: bool = False  # image_folder: state it when it is so
-    phantom_patients: int = 48  # brain_phantom: number of patients
-    phantom_seed: int = 0  # brain_phantom: another seed, other patients
-
-    def __post_init__(self):
-        check = Check("dataset", self)
-        check.choice("name", "brain_phantom", "lgg_mri", "image_folder")
-        known = len(self.spacing_mm) == 3 and min(self.spacing_mm) > 0
-        rule = "give three positive numbers (slice distance, row, column) or ()"
-        check("spacing_mm", self.spacing_mm == () or known, rule)
-        check.at_least(0, "flair_channel", "phantom_seed")
-        check.at_least(3, "phantom_patients")
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Which patient is in which split; see `jaxseg/datasets/splits.py`."""
-
-    fractions: tuple[float, ...] = (0.7, 0.15, 0.15)  # train, validation, test by hash of the id
-    salt: int = 0  # another salt, another random split
-    num_folds: int = 0  # above 0: k folds instead of fractions
-    fold: int = 0  # test = this fold, validation = the next one, train = the others
-    train: tuple[str, ...] = ()  # explicit lists of patient ids instead of the above
-    validation: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        check = Check("split", self)
-        f = self.fractions
-        rule = "give three fractions (train, validation, test) that sum to 1"
-        check("fractions", len(f) == 3 and min(f) >= 0 and abs(sum(f) - 1) < 1e-6, rule)
-        check("num_folds", self.num_folds not in (1, 2), "must be 0 (no folds) or at least 3")
-        check.at_least(0, "num_folds")
-        last = max(self.num_folds, 1) - 1
-        check("fold", 0 <= self.fold <= last, f"must lie in 0..{last}")
-        for name in ("train", "validation", "test"):
-            one = any("," in patient for patient in getattr(self, name))
-            check(name, not one, "give ids in quotes, as in \"('a', 'b')\"")
-        given = {bool(self.train), bool(self.validation), bool(self.test)}
-        check("train", len(given) == 1, "give all of train, validation and test or none of them")
-
-
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """From the native slice to the training grid."""
-
-    image_size: tuple[int, ...] = (256, 256)  # training grid (rows, columns), pixels
-    crop_to_head: bool = False  # cut the head's bounding box out first
-    tumour_fraction: float = 0.5  # share drawn from slices with tumour; 0: as they come
-    num_workers: int = 0  # loader processes; 0: threads of this process
-    num_threads: int = 2  # loader threads (per process)
-
-    def __post_init__(self):
-        check = Check("input", self)
-        holds = len(self.image_size) == 2 and min(self.image_size) > 0
-        check("image_size", holds, "give two positive numbers (rows, columns)")
-        check.fractions("tumour_fraction")
-        check.at_least(0, "num_workers", "num_threads")
-
-
-@dataclasses.dataclass(frozen=True)
-class Augment:
-    """Random changes of a training slice: each has a probability and a range.
-
-    Ranges `(low, high)` are drawn uniformly. Lengths are fractions of the training image's
-    longer side; intensities are in units of the normalised image (standard deviations).
-    """
-
-    flip_probability: float = 0.5  # left-right; the image's columns
-    rotation_probability: float = 0.5
-    rotation_degrees: float = 15.0  # drawn from +-this
-    scale_probability: float = 0.5
-    scale_range: tuple[float, ...] = (0.85, 1.15)  # above 1 magnifies
-    translation_probability: float = 0.5
-    translation_fraction: float = 0.05  # drawn from +-this
-    elastic_probability: float = 0.2
-    elastic_amplitude: float = 0.03  # bound of the displacement; typical: a quarter of it
-    elastic_smoothness: float = 0.125  # distance between the nodes of the displacement grid
-    cubic: bool = False  # image interpolation: cubic instead of linear
-    gamma_probability: float = 0.2
-    gamma_range: tuple[float, ...] = (0.7, 1.5)  # exponent, per channel
-    brightness_probability: float = 0.2
-    brightness_shift: float = 0.2  # added, drawn from +-this, per channel
-    contrast_probability: float = 0.2
-    contrast_range: tuple[float, ...] = (0.75, 1.25)  # factor about the mean, per channel
-    noise_probability: float = 0.15
-    noise_std: float = 0.1  # drawn from 0..this
-    blur_probability: float = 0.1
-    blur_sigma_pixels: tuple[float, ...] = (0.5, 1.0)
-    low_resolution_probability: float = 0.1
-    low_resolution_range: tuple[float, ...] = (0.5, 1.0)  # factor on rows and columns
-    bias_field_probability: float = 0.1
-    bias_field_strength: float = 0.3  # largest relative gain, drawn from 0..this
-
-    def __post_init__(self):
-        check = Check("augment", self)
-        check.fractions(*(n for n in _names(self) if n.endswith("_probability")))
-        for name in _names(self):
-            value = getattr(self, name)
-            if isinstance(value, tuple):
-                holds = len(value) == 2 and 0 < value[0] <= value[1]
-                check(name, holds, "give (low, high) with 0 < low <= high")
-        check.at_least(0, "rotation_degrees", "translation_fraction", "elastic_amplitude")
-        check.at_least(0, "brightness_shift", "noise_std")
-        smoothness, strength = self.elastic_smoothness, self.bias_field_strength
-        check("elastic_smoothness", 0 < smoothness <= 0.5, "must lie above 0 and be at most 0.5")
-        rule = "must be at most elastic_smoothness / 4, or the image could fold over itself"
-        check("elastic_amplitude", self.elastic_amplitude <= smoothness / 4, rule)
-        check("low_resolution_range", self.low_resolution_range[1] <= 1, "factors are at most 1")
-        check("bias_field_strength", 0 <= strength < 1, "must lie in 0..1, below 1")
+__all__ = [
+    *("Augment", "Config", "Dataset", "EarlyStop", "Evaluation", "Input", "Loss", "Mesh"),
+    *("Model", "Optimizer", "Plateau", "Split", "Train"),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +59,7 @@ class Loss:
 
     def __post_init__(self):
         check = Check("loss", self)
-        check.at_least(0, *(n for n in _names(self) if n != "dice_over_batch"))
+        check.at_least(0, *(n for n in names(self) if n != "dice_over_batch"))
         total = self.bce + self.dice + self.focal + self.tversky
         check("bce", total > 0, "at least one of bce, dice, focal, tversky must be above 0")
         check("dice_smooth", self.dice_smooth > 0, "must be above 0 pixels")
@@ -234,20 +113,42 @@ class EarlyStop:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How the devices of all hosts share the work: their number is data x fsdp x spatial."""
+
+    data: int = -1  # parts of the batch; -1: all devices that the other axes leave
+    fsdp: int = 1  # parts of the batch too, and of parameters, optimiser state and average
+    spatial: int = 1  # parts of the image's rows; devices of one host
+    fsdp_min_size: int = 65536  # arrays with fewer elements stay whole
+
+    def __post_init__(self):
+        check = Check("mesh", self)
+        check("data", self.data == -1 or self.data > 0, "must be -1 (all that are left) or above 0")
+        check.at_least(1, "fsdp", "spatial", "fsdp_min_size")
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     """The loop."""
 
     num_steps: int = 20_000  # updates in all
     batch_size: int = 16  # global: over all devices and hosts
+    accumulate: int = 1  # parts a batch is computed in, one after the other: less memory
     eval_every_steps: int = 500  # evaluate, observe, save
     log_every_steps: int = 50
     monitor: str = "dice"  # validation value: dice (mean over patients) or loss
     max_nonfinite_in_row: int = 10  # skipped updates in a row before the run gives up
+    keep_every_steps: int = 0  # keep the checkpoints of these steps too; 0: latest and best only
+    max_minutes: float = 0.0  # of one start; then save and end, to be continued; 0: no limit
 
     def __post_init__(self):
         check = Check("train", self)
-        check.at_least(1, *(n for n in _names(self) if n != "monitor"))
+        check.at_least(1, "num_steps", "batch_size", "accumulate", "eval_every_steps")
+        check.at_least(1, "log_every_steps", "max_nonfinite_in_row")
+        check.at_least(0, "keep_every_steps", "max_minutes")
         check.choice("monitor", "dice", "loss")
+        whole = self.keep_every_steps % self.eval_every_steps == 0
+        check("keep_every_steps", whole, "must be a multiple of eval_every_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +170,7 @@ class Config:
     """A whole run."""
 
     seed: int = 0
+    profile: tuple[int, ...] = ()  # (first, last) step to profile into WORKDIR/profile
     dataset: Dataset = Dataset()
     split: Split = Split()
     input: Input = Input()
@@ -278,6 +180,7 @@ class Config:
     optimizer: Optimizer = Optimizer()
     plateau: Plateau = Plateau()
     early_stop: EarlyStop = EarlyStop()
+    mesh: Mesh = Mesh()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
 
@@ -285,6 +188,8 @@ class Config:
         if not 0 <= self.seed < 2**31:
             raise UserError(f"config.seed={self.seed}: must lie in 0..2^31-1")
         Check("model", self.model)("num_classes", self.model.num_classes == 1, "the masks have 1")
+        if self.profile and (len(self.profile) != 2 or not 0 < self.profile[0] <= self.profile[1]):
+            raise UserError(f"config.profile={self.profile}: give (first, last) step, from 1 on")
         poolings = len(self.model.widths) - 1
         multiple = 2**poolings
         fits = all(size % multiple == 0 for size in self.input.image_size)

@@ -15,21 +15,25 @@ Exit code 0, or 2 with one line on what to mend.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
 from jaxseg import baselines, checkpoint, cli, figures, report, scorecard, scoretext, workdir
+from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.datasets import Patient, Prepared, prepare, split_patients
+from jaxseg.distributed import failing_together, gather, is_main, join, on_main, together
 from jaxseg.errors import UserError
 from jaxseg.inference import Case, predict_patients, read_patient
 from jaxseg.intensity import normalise
 from jaxseg.settings import to_json
-from jaxseg.sharding import check_batch_size, make_mesh
+from jaxseg.sharding import make_mesh, replicated, split_batch
 from jaxseg.state import Weights
 from jaxseg.steps import jit_predict
 
@@ -44,8 +48,10 @@ def evaluate(
     title: str,
     about: dict[str, Any],
     notes: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Predict and score patients, write all files to output and print the scorecard.
+
+    Each process predicts its share of the patients on its own devices; the first one writes.
 
     Args:
         run: workdir of the training run; holds the threshold baseline found on train.
@@ -59,41 +65,62 @@ def evaluate(
         notes: sentences for the report, by example which checkpoint.
 
     Returns:
-        The content of scores.json.
+        The content of scores.json; None on the other processes.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
-    mesh = make_mesh()
-    check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
-    predict = jit_predict(config, mesh)
+    on_main(lambda: make_folder(output))
+    mesh = make_mesh(devices=jax.local_devices())
+    weights = jax.device_put(weights, replicated(mesh))
+    per_device = -(-config.evaluation.batch_size // jax.device_count())
+    section = dataclasses.replace(config.evaluation, batch_size=per_device * mesh.size)
+    local = dataclasses.replace(config, evaluation=section)
+    predict = jit_predict(config, split_batch(mesh))
 
     def cases(chosen: Sequence[Patient]) -> Iterator[Case]:
-        return predict_patients(predict, weights, prepared, chosen, config, mesh)
+        return predict_patients(predict, weights, prepared, chosen, local, mesh)
 
     baseline = threshold_baseline(run)
-    scores, baseline_scores = score_cases(cases(patients), config, baseline)
+    mine = patients[jax.process_index() :: jax.process_count()]
+    scores, baseline_scores = map(gather_scores, score_cases(cases(mine), config, baseline))
+    if not is_main():
+        return None
+    samples, spacing_mm = config.evaluation.bootstrap_samples, config.dataset.spacing_mm
     summary = scorecard.summarise(
-        scores,
-        config.evaluation.bootstrap_samples,
-        spacing_mm=config.dataset.spacing_mm,
-        best_threshold=(baseline, baseline_scores),
+        scores, samples, spacing_mm=spacing_mm, best_threshold=(baseline, baseline_scores)
     )
     summary["about"] = about
     scorecard.write_json(output / "scores.json", summary)
     scorecard.write_patients_csv(output / "patients.csv", scores)
     shown = write_figures(run, output, scores, summary, patients, cases, config)
-    versions = workdir.versions()
-    report_path = output / "report.html"
+    report_path, settings = output / "report.html", to_json(config)
     report.write_report(
-        report_path, title, summary, scores, shown, to_json(config), versions, notes
+        report_path, title, summary, scores, shown, settings, workdir.versions(), notes
     )
+    say_results(output, summary, shown)
+    return summary
+
+
+def say_results(output: Path, summary: dict[str, Any], shown: dict[str, Path]):
+    """Print the scorecard and where the files are."""
     print(scoretext.format_scorecard(summary), flush=True)
-    print(f"\nreport   {report_path}\nscores   {output / 'scores.json'}")
+    print(f"\nreport   {output / 'report.html'}\nscores   {output / 'scores.json'}")
     print(f"patients {output / 'patients.csv'}")
     print("figures  " + "\n         ".join(str(path) for path in shown.values()), flush=True)
-    return summary
+
+
+def make_folder(output: Path):
+    """Make the folder to write to; UserError when that cannot be."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
+
+
+def gather_scores(mine: Sequence[scorecard.PatientScore]) -> list[scorecard.PatientScore]:
+    """Return the scores of all processes, which took every n-th patient each, in order."""
+    parts = gather([score._asdict() for score in mine])
+    rows = itertools.chain(*itertools.zip_longest(*parts))
+    scores = [scorecard.PatientScore(**row) for row in rows if row is not None]
+    return [s._replace(tumour_slice_dice=tuple(s.tumour_slice_dice)) for s in scores]
 
 
 def score_cases(
@@ -203,15 +230,17 @@ def main(argv: Sequence[str]):
         raise UserError("which run? Give --workdir DIR (see --help)")
     if options.source is not None and options["split"].present:
         raise UserError("--source takes all its patients; leave --split out")
+    join()
+    keep_compiled_programs()
     run = Path(options.workdir).expanduser()
-    config = workdir.load_config(run)
-    prepared, patients = choose_patients(config, options.split, options.source)
+    config = together(lambda: workdir.load_config(run))
+    prepared, patients = together(lambda: choose_patients(config, options.split, options.source))
     for warning in prepared.warnings:
         print(f"warning: {warning}")
     name = "external" if options.source else options.split
-    workdir.check_channels(run, prepared.num_channels)
-    same_ids = workdir.check_unseen(run, patients) if options.source else []
-    step, weights = checkpoint.load_best(run, config, prepared.num_channels)
+    together(lambda: workdir.check_channels(run, prepared.num_channels))
+    same_ids = together(lambda: workdir.check_unseen(run, patients)) if options.source else []
+    step, weights = together(lambda: checkpoint.load_best(run, config, prepared.num_channels))
     output = Path(options.output) if options.output else run / "evaluation" / name
     title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
     note = f"Best weights of {run}, step {step}."
@@ -223,7 +252,9 @@ def main(argv: Sequence[str]):
         note += " These include the patients of the training: not an honest score."
     print("\nwarning: ".join([note, *same_ids]), end="\n\n")
     about = {"split": name, "source": options.source or config.dataset.source, "step": step}
-    evaluate(run, config, weights, prepared, patients, output, title, about, [note, *same_ids])
+    with failing_together():
+        evaluate(run, config, weights, prepared, patients, output, title, about, [note, *same_ids])
+        gather(None)  # the others stay until the first one has written
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxseg.config import Train
+from jaxseg.distributed import gather, is_main
 from jaxseg.errors import TrainingFailed
 from jaxseg.state import TrainState
 from jaxseg.tensorboard import TensorBoard
-from jaxseg.workdir import metrics_path
+from jaxseg.workdir import metrics_path, truncate_metrics
 
 # A run is called input-bound above this share of the training time, and this many seconds
 # (the first batch always makes the device wait).
@@ -63,14 +64,19 @@ class Progress:
     def __init__(self, workdir: Path, first_step: int, config: Train):
         self.config = config
         self.ledger = Ledger()
-        self.is_main = jax.process_index() == 0
+        self.is_main = is_main()
+        self.stop = 0  # the largest vote of all processes; see signals.py
         if first_step:
             print(f"continuing at step {first_step} of {config.num_steps}", flush=True)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._window: list[dict[str, float]] = []
         self._window_start = time.perf_counter()
-        self._file = metrics_path(workdir).open("a") if self.is_main else None
-        self._board = TensorBoard(workdir / "tensorboard", first_step) if self.is_main else None
+        if self.is_main:
+            truncate_metrics(workdir, first_step)
+            self._file = metrics_path(workdir).open("a")
+            self._board = TensorBoard(workdir / "tensorboard", first_step)
+        # Pictures are predicted by all processes, so all must know.
+        self.wants_pictures = gather(self.is_main and self._board.active)[0]
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=config.num_steps,
@@ -100,13 +106,16 @@ class Progress:
         self.flush()
         self._pending = (step, metrics)
 
-    def next_batch(self, batches: Iterator[Any]) -> Any:
-        """Return the next batch; time counts as waiting only when the device had run dry."""
+    def next_batch(self, batches: Iterator[Any], vote: int) -> dict[str, np.ndarray]:
+        """Return the next batch with this process's vote to stop.
+
+        Time counts as waiting only when the device had run dry.
+        """
         start = time.perf_counter()
         batch = next(batches)
         idle = self._pending is None or self._pending[1]["train_loss"].is_ready()
         self.ledger.add("waiting for data" if idle else "steps", time.perf_counter() - start)
-        return batch
+        return batch | {"stop": np.full(len(batch["image"]), vote, np.int32)}
 
     def flush(self):
         """Wait for the last step and record it."""
@@ -116,6 +125,7 @@ class Progress:
         self._pending = None
         with self.ledger.measure("steps"):
             values = {name: float(v) for name, v in jax.device_get(metrics).items()}
+        self.stop = max(self.stop, int(values["stop"]))
         self._window.append(values)
         self._bar.update()
         if step % self.config.log_every_steps == 0 or step == self.config.num_steps:
@@ -166,11 +176,6 @@ class Progress:
         """Show validation pictures, [H, W, 3] uint8 each, in TensorBoard where it is installed."""
         if self.is_main:
             self._board.images(step, pictures)
-
-    @property
-    def wants_pictures(self) -> bool:
-        """Whether there is a TensorBoard to show pictures in."""
-        return self.is_main and self._board.active
 
     def evaluation(self, step: int, report: dict[str, float], state: TrainState):
         """Record an evaluation and say it in one line, with the time ledger."""

@@ -1,16 +1,24 @@
-"""A polite end: the first SIGINT or SIGTERM asks the loop to save, the second ends at once."""
+"""Requests to end a run politely: signals and the time limit."""
 
 import signal
 import sys
+import time
+
+# A process votes with the position of its reason; the largest vote of all processes counts.
+REASONS = ("", "train.max_minutes", "SIGINT", "SIGTERM")
 
 
-class StopSignals:
-    """Context manager; `received` is the name of the signal that came, or None."""
+class StopRequests:
+    """Context manager that collects this process's reasons to stop.
 
-    def __init__(self):
-        self.received: str | None = None
+    The first SIGINT or SIGTERM asks the loop to save, the second ends the process at once.
+    """
 
-    def __enter__(self) -> "StopSignals":
+    def __init__(self, max_minutes: float = 0.0):
+        self._received = 0
+        self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
+
+    def __enter__(self) -> "StopRequests":
         self._before = {s: signal.signal(s, self._receive) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -18,8 +26,14 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def vote(self) -> int:
+        """Position in `REASONS` of the reason to stop; 0: none."""
+        return self._received or int(time.monotonic() >= self._deadline)
+
     def _receive(self, number: int, _):
-        if self.received:
+        if self._received:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-        print(f"\n{self.received}: stopping after this step", file=sys.stderr, flush=True)
+        name = signal.Signals(number).name
+        self._received = REASONS.index(name)
+        print(f"\n{name}: saving, then stopping", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """The train state: arrays only."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jaxseg.config import Config
 from jaxseg.control import EarlyStop, Plateau, init_early_stop, init_plateau
 from jaxseg.model import UNet
 from jaxseg.optimizer import make_optimizer
-from jaxseg.sharding import replicated
+from jaxseg.sharding import shardings, split_state
 
 
 class Weights(NamedTuple):
@@ -40,18 +41,33 @@ def best_weights(state: TrainState) -> Weights:
 
 
 def new_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
-    """Return the state of step 0, a copy on every device of the mesh.
+    """Return the state of step 0, made where it belongs: the same numbers on every mesh.
 
     Args:
-        config: uses model, optimizer, input.image_size and seed.
+        config: uses model, optimizer, input.image_size, mesh.fsdp_min_size and seed.
         num_channels: of the images.
         mesh: devices.
     """
+    make = _initialiser(config, num_channels)
+    where = shardings(abstract_state(config, num_channels, mesh))
+    return jax.jit(make, out_shardings=where)(jax.random.key(config.seed))
+
+
+def abstract_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
+    """Return the shape, dtype and sharding of every array of the state; computes nothing."""
+    shapes = jax.eval_shape(_initialiser(config, num_channels), jax.random.key(config.seed))
+    where = split_state(shapes, mesh, config.mesh.fsdp_min_size)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, where
+    )
+
+
+def _initialiser(config: Config, num_channels: int) -> Callable[[jax.Array], TrainState]:
     model = UNet(config.model)
     tx = make_optimizer(config.optimizer, config.train.num_steps)
     image_shape = (*config.input.image_size, num_channels)
 
-    def init(key: jax.Array) -> TrainState:
+    def make(key: jax.Array) -> TrainState:
         init_key, key = jax.random.split(key)
         variables = model.init(init_key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
         weights = Weights(variables["params"], variables.get("batch_stats", {}))
@@ -67,4 +83,4 @@ def new_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
             key=key,
         )
 
-    return jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(config.seed))
+    return make

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxseg import losses, metrics
 from jaxseg.config import Config
 from jaxseg.control import observe_early_stop, observe_plateau
 from jaxseg.model import UNet
 from jaxseg.optimizer import learning_rate_schedule, make_optimizer
-from jaxseg.sharding import replicated, split_batch
+from jaxseg.sharding import replicated, shardings
 from jaxseg.state import TrainState, Weights
 
 Batch = dict[str, jax.Array]
@@ -45,6 +45,37 @@ def supervised_loss(logits: tuple[jax.Array, ...], mask: jax.Array, config: Any)
     return total / weights
 
 
+def forward(
+    weights: Weights, image: jax.Array, dropout_key: jax.Array, num_parts: int, *, model: UNet
+) -> tuple[tuple[jax.Array, ...], Any]:
+    """Run the network for training, on num_parts parts of the batch one after the other.
+
+    The backward pass computes each part anew, so that only one part's activations are held at
+    a time, while the loss still sees the whole batch: equal to the large batch up to rounding,
+    also where Dice is taken over the batch, for the price of a second forward pass. Exceptions:
+    batch norm normalises each part by itself, and dropout draws other numbers.
+
+    Returns:
+        The outputs of all levels, ([B, *S, K], ...), and the new batch_stats.
+    """
+
+    def apply(batch_stats: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+        variables = {"params": weights.params, "batch_stats": batch_stats}
+        options = {"train": True, "mutable": ["batch_stats"], "rngs": {"dropout": part[1]}}
+        logits, updated = model.apply(variables, part[0], **options)
+        return updated.get("batch_stats", {}), logits
+
+    if num_parts == 1:
+        batch_stats, logits = apply(weights.batch_stats, (image, dropout_key))
+        return logits, batch_stats
+    # Every n-th sample to a part, so that each device keeps its own samples.
+    parts = jnp.swapaxes(image.reshape(-1, num_parts, *image.shape[1:]), 0, 1)
+    keys = jax.random.split(dropout_key, num_parts)
+    batch_stats, logits = jax.lax.scan(jax.checkpoint(apply), weights.batch_stats, (parts, keys))
+    joined = [jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]) for x in logits]
+    return tuple(joined), batch_stats
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -58,11 +89,13 @@ def train_step(
 
     Args:
         state: the train state; the other arguments are bound by `jit_train_step`.
-        batch: image [B, *S, C] float32 and mask [B, *S, K] of {0, 1}.
+        batch: image [B, *S, C] float32, mask [B, *S, K] of {0, 1}, stop [B] int32: each
+            process's request to end the run, 0: none.
 
     Returns:
         The new state, and scalars: train_loss, train_dice (hard, pooled over the batch),
-        learning_rate, gradient_norm, nonfinite_in_row, nonfinite_total.
+        learning_rate, gradient_norm, nonfinite_in_row, nonfinite_total, and stop, the largest
+        request, which thus reaches all processes at the same step.
     """
     mask = batch["mask"].astype(jnp.float32)
     dropout_key = jax.random.fold_in(state.key, state.step)
@@ -70,11 +103,10 @@ def train_step(
     learning_rate = schedule(state.step - state.nonfinite_total) * state.plateau.scale
 
     def loss_fn(params):
-        variables = {"params": params, "batch_stats": state.weights.batch_stats}
-        options = {"train": True, "mutable": ["batch_stats"], "rngs": {"dropout": dropout_key}}
-        logits, updated = model.apply(variables, batch["image"], **options)
-        logits_and_stats = logits[0], updated.get("batch_stats", {})
-        return supervised_loss(logits, mask, config.loss), logits_and_stats
+        weights = Weights(params, state.weights.batch_stats)
+        parts = config.train.accumulate
+        logits, batch_stats = forward(weights, batch["image"], dropout_key, parts, model=model)
+        return supervised_loss(logits, mask, config.loss), (logits[0], batch_stats)
 
     with_gradient = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (logits, batch_stats)), gradients = with_gradient(state.weights.params)
@@ -101,6 +133,7 @@ def train_step(
         "gradient_norm": norm,
         "nonfinite_in_row": state.nonfinite_in_row,
         "nonfinite_total": state.nonfinite_total,
+        "stop": jnp.max(batch["stop"]),
     }
 
 
@@ -167,8 +200,14 @@ def observe(state: TrainState, value: jax.Array, *, config: Config) -> TrainStat
     )
 
 
-def jit_train_step(config: Config, mesh: Mesh) -> Callable:
-    """Return the compiled `train_step` (state, batch) -> (state, metrics); state is donated."""
+def jit_train_step(config: Config, state: TrainState, mesh: Mesh) -> Callable:
+    """Return the compiled `train_step` (state, batch) -> (state, metrics); state is donated.
+
+    Args:
+        config: all settings.
+        state: arrays or shapes with the shardings that the new state is to have too.
+        mesh: devices.
+    """
     bound = functools.partial(
         train_step,
         model=UNet(config.model),
@@ -176,34 +215,21 @@ def jit_train_step(config: Config, mesh: Mesh) -> Callable:
         schedule=learning_rate_schedule(config.optimizer, config.train.num_steps),
         config=config,
     )
-    everywhere = replicated(mesh)
-    return jax.jit(
-        bound,
-        in_shardings=(everywhere, split_batch(mesh)),
-        out_shardings=(everywhere, everywhere),
-        donate_argnums=0,
-    )
+    return jax.jit(bound, out_shardings=(shardings(state), replicated(mesh)), donate_argnums=0)
 
 
 def jit_validation_step(config: Config, mesh: Mesh) -> Callable:
-    """Return the compiled `validation_step` (weights, batch, sums) -> sums."""
-    everywhere = replicated(mesh)
-    return jax.jit(
-        functools.partial(validation_step, model=UNet(config.model), config=config),
-        in_shardings=(everywhere, split_batch(mesh), everywhere),
-        out_shardings=everywhere,
-    )
+    """Return the compiled `validation_step` (weights, batch, sums) -> sums, the same everywhere."""
+    bound = functools.partial(validation_step, model=UNet(config.model), config=config)
+    return jax.jit(bound, out_shardings=replicated(mesh))
 
 
-def jit_predict(config: Config, mesh: Mesh) -> Callable:
-    """Return the compiled `predict_probabilities` (weights, image) -> probabilities."""
-    return jax.jit(
-        functools.partial(predict_probabilities, model=UNet(config.model)),
-        in_shardings=(replicated(mesh), split_batch(mesh)),
-        out_shardings=split_batch(mesh),
-    )
+def jit_predict(config: Config, sharding: NamedSharding) -> Callable:
+    """Return the compiled `predict_probabilities` (weights, image) -> probabilities, so sharded."""
+    bound = functools.partial(predict_probabilities, model=UNet(config.model))
+    return jax.jit(bound, out_shardings=sharding)
 
 
-def jit_observe(config: Config) -> Callable:
-    """Return the compiled `observe` (state, value) -> state."""
-    return jax.jit(functools.partial(observe, config=config))
+def jit_observe(config: Config, state: TrainState) -> Callable:
+    """Return the compiled `observe` (state, value) -> state, sharded as the state given here."""
+    return jax.jit(functools.partial(observe, config=config), out_shardings=shardings(state))

@@ -4,9 +4,9 @@
   --workdir DIR            folder of the run; default runs/NAME-OF-THE-CONFIG-FILE
   --config.SECTION.NAME=V  any setting, by example --config.train.num_steps=100
 
-The same command again continues an interrupted run; a finished one says so. Ctrl-C or
-SIGTERM saves first and exits with 0, as a run that has ended does; 1 when training failed, 2
-with what to mend.
+The same command again continues an interrupted run; a finished one says so. Ctrl-C, SIGTERM
+or train.max_minutes saves first and exits with 0, as a run that has ended does; 1 when
+training failed, 2 with what to mend. Several processes: see launch/README.md.
 """
 
 import dataclasses
@@ -15,28 +15,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from jaxseg import checkpoint, cli, workdir
+from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.control import should_stop
 from jaxseg.data import training_batches
 from jaxseg.datasets import Patient, Prepared, prepare, split_patients
+from jaxseg.distributed import check_same, failing_together, is_main, join, on_main, together
 from jaxseg.evaluate import evaluate, find_threshold_baseline
+from jaxseg.profiler import Profile
 from jaxseg.progress import Progress
-from jaxseg.settings import describe
-from jaxseg.sharding import check_batch_size, make_mesh, to_global
-from jaxseg.signals import StopSignals
-from jaxseg.state import best_weights, new_state
+from jaxseg.settings import describe, to_json
+from jaxseg.sharding import check_fits, make_mesh, to_global
+from jaxseg.signals import REASONS, StopRequests
+from jaxseg.state import abstract_state, best_weights, new_state
 from jaxseg.steps import jit_observe, jit_train_step
 from jaxseg.validation import Validation
 
 Splits = dict[str, tuple[Patient, ...]]
 
 
-def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str | None:
-    """Train until the last step, an early stop or a signal; continue what is in the folder.
+def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
+    """Train until the last step, an early stop or a request; continue what is in the folder.
 
     Args:
         config: all settings.
@@ -45,30 +48,34 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str 
         splits: its patients; train and validation are used.
 
     Returns:
-        The name of the signal that interrupted the run, or None when it is complete.
+        What interrupted the run, one of `signals.REASONS`; '' when it is complete.
 
     Raises:
         TrainingFailed: too many updates in a row had a non-finite loss or gradient.
     """
-    mesh, num_steps = make_mesh(), config.train.num_steps
-    train_step, observe = jit_train_step(config, mesh), jit_observe(config)
+    mesh, num_steps = make_mesh(config.mesh), config.train.num_steps
+    abstract = abstract_state(config, prepared.num_channels, mesh)
+    train_step, observe = jit_train_step(config, abstract, mesh), jit_observe(config, abstract)
     validation = Validation(config, prepared, splits["validation"], mesh)
-    with checkpoint.open_checkpoints(run) as checkpoints, StopSignals() as signals:
-        state = checkpoint.restore_latest(
-            checkpoints, new_state(config, prepared.num_channels, mesh)
-        )
+    keep = config.train.keep_every_steps
+    with (
+        checkpoint.open_checkpoints(run, keep) as checkpoints,
+        StopRequests(config.train.max_minutes) as requests,
+    ):
+        state = checkpoint.restore_latest(checkpoints, abstract)
+        state = state or new_state(config, prepared.num_channels, mesh)
         # The only reads of the state that wait for the device; from here the host counts.
         step, stopped = int(state.step), should_stop(state.early_stop, config.early_stop)
-        workdir.truncate_metrics(run, step)
         batches = training_batches(
             prepared, splits["train"], config, step, jax.process_index(), jax.process_count()
         )
         saved = step
         # Whenever we save, state.step == step == batches consumed, and plateau and early stop
         # have seen every evaluation up to it. Hence the order: step, evaluate, observe, save.
-        with Progress(run, step, config.train) as progress:
-            while step < num_steps and not stopped and not signals.received:
-                batch = to_global(progress.next_batch(batches), mesh)
+        with Progress(run, step, config.train) as progress, Profile(run, config.profile) as profile:
+            while step < num_steps and not stopped and not progress.stop:
+                profile.before(step + 1, state)
+                batch = to_global(progress.next_batch(batches, requests.vote), mesh)
                 state, metrics = train_step(state, batch)
                 step += 1
                 progress.step(step, metrics)
@@ -77,7 +84,7 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str 
                 progress.flush()
                 with progress.ledger.measure("evaluation"):
                     result = validation.scores(best_weights(state))
-                    state = observe(state, jnp.float32(monitored(result, config)))
+                    state = observe(state, np.float32(monitored(result, config)))
                 with progress.ledger.measure("saving"):
                     checkpoint.save(checkpoints, step, state, monitored(result, config))
                 saved, stopped = step, should_stop(state.early_stop, config.early_stop)
@@ -87,8 +94,7 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str 
             progress.flush()
         if step > saved:
             checkpoint.save(checkpoints, step, state, None)
-    complete = stopped or step == num_steps
-    return None if complete else signals.received
+    return "" if stopped or step == num_steps else REASONS[progress.stop]
 
 
 def monitored(result: dict[str, float], config: Config) -> float:
@@ -108,6 +114,19 @@ def say_data(prepared: Prepared, splits: Splits):
         print(f"{name:<10} {len(patients):>4} patients {slices:>6} slices, {tumour} with tumour")
 
 
+def set_up(config: Config, run: Path) -> tuple[Prepared, Splits] | None:
+    """Check config, devices and data, and claim the workdir; None when the run is finished."""
+    together(lambda: check_fits(config, make_mesh(config.mesh)))
+    check_same("settings", to_json(config))
+    prepared = together(lambda: prepare(config.dataset))
+    splits = together(lambda: split_patients(prepared.patients, config.split))
+    on_main(lambda: workdir.claim(run, config, prepared.num_channels, splits))
+    if on_main(lambda: workdir.is_finished(run)):
+        return None
+    say_data(prepared, splits)
+    return prepared, splits
+
+
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
     flags.DEFINE_string("workdir", None, "folder of the run")
@@ -117,32 +136,31 @@ def main(argv: Sequence[str]):
         dataset = dataclasses.replace(config.dataset, source=source)
         config = dataclasses.replace(config, dataset=dataset)
     run = Path(flags.FLAGS.workdir or Path("runs") / name).expanduser()
+    join()
+    keep_compiled_programs()
     print(describe(config), f"\nworkdir: {run}", sep="\n", flush=True)
-    mesh = make_mesh()
-    check_batch_size(config.train.batch_size, mesh, "train.batch_size")
-    check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
-    prepared = prepare(config.dataset)
-    splits = split_patients(prepared.patients, config.split)
-    workdir.claim(run, config, prepared.num_channels, splits)
+    data = set_up(config, run)
     output = run / "evaluation" / "test"
-    if workdir.is_finished(run):
+    if data is None:
         print(f"{run} is finished; its report: {output / 'report.html'}")
         return
-    say_data(prepared, splits)
-    print(f"devices: {mesh.size} x {mesh.devices.flat[0].device_kind}", flush=True)
-    if not (run / "baseline.json").exists():
-        find_threshold_baseline(run, prepared, splits["train"])
-    signal = train(config, run, prepared, splits)
-    if signal:
-        print(f"{signal}: saved in {run}; the same command continues from there")
-        return
-    best_step, weights = checkpoint.load_best(run, config, prepared.num_channels)
-    note = f"Weights of step {best_step} of {run}, the best by validation {config.train.monitor}."
-    title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
-    print(f"\nTraining is complete. {note}\n", flush=True)
-    about = {"split": "test", "source": config.dataset.source, "step": best_step}
-    evaluate(run, config, weights, prepared, splits["test"], output, title, about, [note])
-    workdir.mark_finished(run, best_step)
+    prepared, splits = data
+    with failing_together():
+        if is_main() and not (run / "baseline.json").exists():
+            find_threshold_baseline(run, prepared, splits["train"])
+        reason = train(config, run, prepared, splits)
+        if reason:
+            print(f"{reason}: saved in {run}; the same command continues from there")
+            return
+        best_step, weights = checkpoint.load_best(run, config, prepared.num_channels)
+        note = (
+            f"Weights of step {best_step} of {run}, the best by validation {config.train.monitor}."
+        )
+        title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
+        print(f"\nTraining is complete. {note}\n", flush=True)
+        about = {"split": "test", "source": config.dataset.source, "step": best_step}
+        evaluate(run, config, weights, prepared, splits["test"], output, title, about, [note])
+        on_main(lambda: workdir.mark_finished(run, best_step))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from jaxseg.config import Config
 from jaxseg.data import evaluation_batches, record_indices
 from jaxseg.datasets import Patient, Prepared
 from jaxseg.geometry import prepare_slice
-from jaxseg.sharding import to_global
+from jaxseg.sharding import replicated, to_global
 from jaxseg.state import Weights
 from jaxseg.steps import empty_sums, jit_predict, jit_validation_step
 
@@ -28,7 +28,7 @@ class Validation:
     def __init__(self, config: Config, prepared: Prepared, patients: Sequence[Patient], mesh: Mesh):
         self.config, self.prepared, self.patients, self.mesh = config, prepared, patients, mesh
         self._step = jit_validation_step(config, mesh)
-        self._predict = jit_predict(config, mesh)
+        self._predict = jit_predict(config, replicated(mesh))
 
     def scores(self, weights: Weights) -> dict[str, float]:
         """Return validation_dice (mean over patients and classes) and validation_loss (slices)."""
@@ -46,7 +46,8 @@ class Validation:
     def pictures(self, weights: Weights) -> list[np.ndarray]:
         """Return the most affected slice of the first patients, [h, w, 3] uint8 each.
 
-        Truth outlined in green, prediction in orange, over the FLAIR channel.
+        Truth outlined in green, prediction in orange, over the FLAIR channel. All processes
+        must call it, and all get the pictures.
         """
         source, size = self.prepared.source(), self.config.input.image_size
         examples = []
@@ -56,7 +57,8 @@ class Validation:
         images = np.stack([e["image"] for e in examples])
         padding = -len(images) % self.mesh.size
         padded = np.pad(images, [(0, padding)] + [(0, 0)] * (images.ndim - 1))
-        probability = jax.device_get(self._predict(weights, to_global(padded, self.mesh)))
+        mine = np.split(padded, jax.process_count())[jax.process_index()]
+        probability = jax.device_get(self._predict(weights, to_global(mine, self.mesh)))
         channel = min(self.config.dataset.flair_channel, images.shape[-1] - 1)
         predicted = probability[..., 0] >= self.config.evaluation.threshold
         return [

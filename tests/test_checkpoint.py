@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from fake_config import tiny_config
 
@@ -19,6 +20,10 @@ from jaxseg.state import TrainState, best_weights, new_state
 @pytest.fixture(scope="module")
 def state(tmp_path_factory) -> TrainState:
     return new_state(tiny_config(tmp_path_factory.mktemp("cache")), 3, make_mesh())
+
+
+def abstract(state: TrainState) -> TrainState:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 
 
 def at_step(state: TrainState, step: int) -> TrainState:
@@ -36,8 +41,9 @@ def save_all(folder: Path, state: TrainState, values: dict[int, float | None]):
 def read(folder: Path, state: TrainState) -> tuple[int, int]:
     """Return the steps of the latest and the best checkpoint, as their contents tell."""
     with checkpoint.open_checkpoints(folder) as checkpoints:
-        latest = checkpoint.restore_latest(checkpoints, state)
-        step, weights = checkpoint.restore_best(checkpoints, state)
+        latest = checkpoint.restore_latest(checkpoints, abstract(state))
+    with checkpoint.read_checkpoints(folder) as checkpoints:
+        step, weights = checkpoint.restore_best(checkpoints, abstract(state))
     assert {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(weights)} == {float(step)}
     assert jax.tree.structure(best_weights(latest)) == jax.tree.structure(weights)
     return int(latest.step), step
@@ -60,9 +66,12 @@ def test_latest_and_best_are_kept(tmp_path, state, values, latest, best):
 
 def test_a_folder_without_checkpoints(tmp_path, state):
     with checkpoint.open_checkpoints(tmp_path) as checkpoints:
-        assert checkpoint.restore_latest(checkpoints, state) is state
-        with pytest.raises(UserError, match="no evaluated checkpoint here that can be read; train"):
-            checkpoint.restore_best(checkpoints, state)
+        assert checkpoint.restore_latest(checkpoints, abstract(state)) is None
+    with (
+        checkpoint.read_checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match="no evaluated checkpoint here that can be read; train"),
+    ):
+        checkpoint.restore_best(checkpoints, abstract(state))
 
 
 def damage(folder: Path, step: int, how: str):
@@ -83,7 +92,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_older(tmp_path, state, cap
     save_all(tmp_path, state, {1: 0.5, 2: 0.4})
     damage(tmp_path, 2, how)
     with checkpoint.open_checkpoints(tmp_path) as checkpoints:
-        latest = checkpoint.restore_latest(checkpoints, state)
+        latest = checkpoint.restore_latest(checkpoints, abstract(state))
     assert int(latest.step) == 1
     assert "warning: checkpoint 2 cannot be read" in capsys.readouterr().err
 
@@ -97,7 +106,7 @@ def test_no_usable_checkpoint_is_an_error_and_nothing_is_deleted(tmp_path, state
         checkpoint.open_checkpoints(tmp_path) as checkpoints,
         pytest.raises(UserError, match="none of the checkpoints .* can be read"),
     ):
-        checkpoint.restore_latest(checkpoints, state)
+        checkpoint.restore_latest(checkpoints, abstract(state))
     assert (tmp_path / "checkpoints" / "2").is_dir()
 
 
@@ -111,7 +120,7 @@ def test_the_whole_state_comes_back(tmp_path, state):
     with checkpoint.open_checkpoints(tmp_path) as checkpoints:
         checkpoint.save(checkpoints, 1, changed, 0.5)
         checkpoints.wait_until_finished()
-        restored = checkpoint.restore_latest(checkpoints, state)
+        restored = checkpoint.restore_latest(checkpoints, abstract(state))
     assert jax.tree.structure(restored) == jax.tree.structure(changed)
     plain = [
         jax.tree.map(np.asarray, s._replace(key=jax.random.key_data(s.key)))
@@ -125,7 +134,7 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, state, c
     save_all(tmp_path, state, {1: 0.9, 2: 0.2, 3: 0.4})
     damage(tmp_path, 1, "truncated")
     with checkpoint.read_checkpoints(tmp_path) as checkpoints:
-        step, weights = checkpoint.restore_best(checkpoints, state)
+        step, weights = checkpoint.restore_best(checkpoints, abstract(state))
     assert step == 3
     assert {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(weights)} == {3.0}
     assert "warning: checkpoint 1 cannot be read" in capsys.readouterr().err

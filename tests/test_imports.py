@@ -13,9 +13,10 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 # A module imports modules of lower levels only. Names are relative to jaxseg; "" is its __init__.
 LEVELS = (
     ("errors", "xla_flags"),
+    ("config_data",),
     (
         *("", "config", "metrics", "surface", "intensity", "layers", "scoretext"),
-        *("signals", "tensorboard"),
+        *("signals", "tensorboard", "profiler", "compile_cache", "distributed", "locks"),
         *("datasets.decode", "datasets.files", "datasets.index", "datasets.phantom"),
     ),
     (
@@ -49,9 +50,9 @@ HOMES = {
 
 # Reading, augmenting and reporting run on the host, the first in loader processes.
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
-    *("errors", "config", "intensity", "geometry", "augment", "surface", "data"),
+    *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *("signals", "tensorboard", "xla_flags"),
+    *("signals", "tensorboard", "xla_flags", "locks"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 

@@ -47,7 +47,7 @@ def test_input_bound_is_said_when_waiting_takes_over_a_fifth(waiting, bound):
 
 def fake_metrics(step: int, loss: float) -> dict:
     values = {"train_loss": loss, "train_dice": 0.1 * step, "learning_rate": 0.01}
-    values |= {"gradient_norm": 1.0, "nonfinite_in_row": 0.0, "nonfinite_total": 0.0}
+    values |= {"gradient_norm": 1.0, "nonfinite_in_row": 0.0, "nonfinite_total": 0.0, "stop": 0.0}
     return {name: jnp.float32(value) for name, value in values.items()}
 
 

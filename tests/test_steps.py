@@ -12,8 +12,8 @@ from scipy.special import expit
 from jaxseg import losses, metrics, steps
 from jaxseg.config import Config, EarlyStop, Evaluation, Input, Loss, Model, Optimizer, Plateau
 from jaxseg.model import UNet
-from jaxseg.sharding import make_mesh, to_global
-from jaxseg.state import new_state
+from jaxseg.sharding import make_mesh, split_batch, to_global
+from jaxseg.state import abstract_state, new_state
 
 CONFIG = Config(
     model=Model(widths=(2, 4)),
@@ -29,9 +29,9 @@ CONFIG = Config(
 @functools.cache
 def compiled(num_devices=1):
     """Return the mesh, the training step and the validation step."""
-    mesh = make_mesh(jax.devices()[:num_devices])
-    train, validate = steps.jit_train_step(CONFIG, mesh), steps.jit_validation_step(CONFIG, mesh)
-    return mesh, train, validate
+    mesh = make_mesh(devices=jax.devices()[:num_devices])
+    train = steps.jit_train_step(CONFIG, abstract_state(CONFIG, 3, mesh), mesh)
+    return mesh, train, steps.jit_validation_step(CONFIG, mesh)
 
 
 @functools.cache
@@ -59,7 +59,8 @@ def make_batch(seed=0):
     mask = np.zeros((8, 16, 16, 1), np.uint8)
     for i, (row, column) in enumerate(rng.integers(0, 8, (6, 2))):
         mask[i, row : row + 3 + i, column : column + 6] = 1
-    return {"image": (image + 3 * mask).astype(np.float32), "mask": mask}
+    stop = np.zeros(8, np.int32)
+    return {"image": (image + 3 * mask).astype(np.float32), "mask": mask, "stop": stop}
 
 
 def run(values, batches, num_devices=1):
@@ -92,9 +93,9 @@ def poisoned(batch, value):
 
 def test_learns_a_batch_in_one_compilation():
     """Through `new_state`, as training does: its buffers can be donated, and it traces once."""
-    mesh = make_mesh(jax.devices()[:1])
-    step = steps.jit_train_step(CONFIG, mesh)
+    mesh = make_mesh(devices=jax.devices()[:1])
     state = new_state(CONFIG, 3, mesh)
+    step = steps.jit_train_step(CONFIG, state, mesh)
     batch, logs = to_global(make_batch(), mesh), []
     for _ in range(60):
         state, log = step(state, batch)
@@ -253,8 +254,8 @@ def test_coarser_outputs_weigh_half_each_level():
 
 def test_observe_moves_the_controls_only():
     """Patience 1: the second value gains nothing, the scale halves; early stop counts 1."""
-    observe = steps.jit_observe(CONFIG)
-    state = on_devices(initial_values())
+    state = new_state(CONFIG, 3, compiled()[0])
+    observe = steps.jit_observe(CONFIG, state)
     for value in (0.5, 0.4):
         state = observe(state, np.float32(value))
     after = to_host(state)
@@ -267,7 +268,7 @@ def test_observe_moves_the_controls_only():
 
 def test_probabilities_are_sigmoids_of_the_weights_given():
     mesh, _, _ = compiled()
-    predict = steps.jit_predict(CONFIG, mesh)
+    predict = steps.jit_predict(CONFIG, split_batch(mesh))
     image, weights = make_batch()["image"], initial_values().weights
     logits = steps.predict_logits(weights, image, model=UNet(CONFIG.model))
     np.testing.assert_allclose(predict(weights, image), expit(logits), rtol=1e-5)
@@ -277,9 +278,10 @@ def test_without_average_clipping_and_decay():
     """Adam's first update is then the learning rate times the sign of the gradient."""
     plain = dataclasses.replace(CONFIG.optimizer, weight_decay=0.0, clip_norm=0.0, ema_decay=0.0)
     config = dataclasses.replace(CONFIG, optimizer=plain)
-    mesh = make_mesh(jax.devices()[:1])
-    before = to_host(new_state(config, 3, mesh))
-    after, _ = steps.jit_train_step(config, mesh)(on_devices(before), to_global(make_batch(), mesh))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    state = new_state(config, 3, mesh)
+    before = to_host(state)
+    after, _ = steps.jit_train_step(config, state, mesh)(state, to_global(make_batch(), mesh))
     assert before.average is None and after.average is None
     old, new = (s.weights.params["logits_0"]["kernel"] for s in (before, after))
     np.testing.assert_allclose(np.abs(new - old), 0.02, rtol=1e-3)

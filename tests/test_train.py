@@ -19,7 +19,8 @@ from jaxseg.config import Config, EarlyStop
 from jaxseg.datasets import prepare, split_patients
 from jaxseg.errors import TrainingFailed, UserError
 from jaxseg.sharding import make_mesh
-from jaxseg.state import TrainState, new_state
+from jaxseg.signals import REASONS
+from jaxseg.state import TrainState, abstract_state
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def with_train(config: Config, **changes) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
 
 
-def run_training(config: Config, run: Path) -> str | None:
+def run_training(config: Config, run: Path) -> str:
     prepared = prepare(config.dataset)
     splits = split_patients(prepared.patients, config.split)
     workdir.claim(run, config, prepared.num_channels, splits)
@@ -40,7 +41,7 @@ def run_training(config: Config, run: Path) -> str | None:
 
 def latest(config: Config, run: Path) -> TrainState:
     with checkpoint.open_checkpoints(run) as checkpoints:
-        return checkpoint.restore_latest(checkpoints, new_state(config, 3, make_mesh()))
+        return checkpoint.restore_latest(checkpoints, abstract_state(config, 3, make_mesh()))
 
 
 def assert_same_state(left: TrainState, right: TrainState):
@@ -62,10 +63,13 @@ def lasting(records):
 
 
 def stop_after(monkeypatch, num_checks: int):
-    """Make the loop see a SIGTERM when it asks for the n-th time."""
+    """Make the loop's votes to stop begin after the n-th step."""
 
-    class Stop:
+    class Requests:
         asked = 0
+
+        def __init__(self, max_minutes):
+            pass
 
         def __enter__(self):
             return self
@@ -74,22 +78,28 @@ def stop_after(monkeypatch, num_checks: int):
             pass
 
         @property
-        def received(self):
-            Stop.asked += 1
-            return "SIGTERM" if Stop.asked > num_checks else None
+        def vote(self):
+            Requests.asked += 1
+            return REASONS.index("SIGTERM") if Requests.asked > num_checks else 0
 
-    monkeypatch.setattr(train, "StopSignals", Stop)
+    monkeypatch.setattr(train, "StopRequests", Requests)
 
 
-@pytest.mark.parametrize("eval_every_steps", [1, 2, 4])
-def test_six_steps_equal_three_restart_and_three(cache, tmp_path, monkeypatch, eval_every_steps):
+# A vote travels with the next batch, and is read when the step after that has been started or
+# when there is an evaluation.
+@pytest.mark.parametrize(
+    "eval_every_steps, votes_after, stops_at", [(1, 2, 3), (2, 3, 4), (4, 1, 3)]
+)
+def test_six_steps_equal_a_part_restart_and_the_rest(
+    cache, tmp_path, monkeypatch, eval_every_steps, votes_after, stops_at
+):
     config = with_train(tiny_config(cache), eval_every_steps=eval_every_steps)
-    assert run_training(config, tmp_path / "whole") is None
+    assert run_training(config, tmp_path / "whole") == ""
     with monkeypatch.context() as patch:
-        stop_after(patch, 3)
+        stop_after(patch, votes_after)
         assert run_training(config, tmp_path / "parts") == "SIGTERM"
-    assert int(latest(config, tmp_path / "parts").step) == 3
-    assert run_training(config, tmp_path / "parts") is None
+    assert int(latest(config, tmp_path / "parts").step) == stops_at
+    assert run_training(config, tmp_path / "parts") == ""
     whole, parts = (latest(config, tmp_path / name) for name in ("whole", "parts"))
     assert_same_state(whole, parts)
     # The counters were at work: one evaluation of improvement, then reductions only.
@@ -105,10 +115,10 @@ def test_early_stop_ends_the_run_and_a_restart_does_not_go_on(cache, tmp_path):
         with_train(tiny_config(cache), num_steps=50),
         early_stop=EarlyStop(patience=2, min_delta=1.0),
     )
-    assert run_training(config, tmp_path) is None
+    assert run_training(config, tmp_path) == ""
     state = latest(config, tmp_path)
     assert int(state.step) == 3  # the first evaluation is the best, two bring nothing
-    assert run_training(config, tmp_path) is None
+    assert run_training(config, tmp_path) == ""
     assert_same_state(state, latest(config, tmp_path))
 
 
@@ -151,7 +161,7 @@ def test_a_single_nan_is_skipped_and_counted(cache, tmp_path, monkeypatch):
             yield batch | {"image": batch["image"] * (np.nan if step == 2 else 1)}
 
     monkeypatch.setattr(train, "training_batches", poisoned)
-    assert run_training(config, tmp_path) is None
+    assert run_training(config, tmp_path) == ""
     assert int(latest(config, tmp_path).nonfinite_total) == 1
     training = [r for r in workdir.read_metrics(tmp_path) if "train_loss" in r]
     assert [r["nonfinite_total"] for r in training] == [0, 0, 1, 1, 1, 1]
@@ -299,7 +309,7 @@ def test_a_run_goes_on_and_ends_after_its_best_checkpoint_was_damaged(cache, tmp
     for file in (tmp_path / "checkpoints" / str(latest_step)).rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(b"")
-    assert run_training(config, tmp_path) is None
+    assert run_training(config, tmp_path) == ""
     assert int(latest(config, tmp_path).step) == 3
     checkpoint.load_best(tmp_path, config, 3)
     assert "damaged_3" in capsys.readouterr().err

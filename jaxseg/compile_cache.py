@@ -1,0 +1,33 @@
+"""Compiled programs, kept from one start to the next."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+
+def keep_compiled_programs():
+    """Keep compiled programs in the user's cache folder, unless the user chose another place.
+
+    A second start with the same settings then compiles nothing.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = cache / "jaxseg" / "compiled" / _machine()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _machine() -> str:
+    """Return a name for the kind of CPU: what was compiled for one may crash another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        kind = "".join(
+            sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))})
+        )
+    except OSError:
+        kind = platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
