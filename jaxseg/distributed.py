@@ -24,9 +24,8 @@ _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 # Number of tasks of an srun step and of Open MPI's mpirun.
 _TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 JOIN_SECONDS = 300  # for all processes to appear
-# A process that hangs, or a machine that is gone, ends the others after so long; one that was
-# killed ends them at once, since its connections close.
-HEARTBEAT_SECONDS = 100
+# A process that is gone ends the others after so long at the latest, often at once.
+HEARTBEAT_SECONDS = 60
 # What the messages of a collective that lost a process have in common.
 _LOST = ("gloo", "nccl", "connection", "unavailable", "coordination service", "heartbeat")
 
@@ -53,6 +52,7 @@ def join():
     try:
         jax.distributed.initialize(
             *known,
+            cluster_detection_method="deactivate" if address else None,
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
@@ -60,7 +60,7 @@ def join():
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"cannot join the other processes of this run: {reason}") from error
     if not is_main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the life of the process)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what C++ libraries print too
 
 
 def _whole_number(variable: str, default: int | None = None) -> int | None:
@@ -86,6 +86,10 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]
 
 
+class _ToldOnAll(UserError):
+    """An error that every process knows of."""
+
+
 def together(action: Callable[[], T]) -> T:
     """Run an action on every process; a UserError of one of them ends all, told once.
 
@@ -106,7 +110,7 @@ def together(action: Callable[[], T]) -> T:
     found = [(i, text) for i, text in enumerate(problems) if text is not None]
     if found and is_main():
         i, text = found[0]
-        raise UserError(text if i == 0 else f"process {i}: {text}")
+        raise _ToldOnAll(text if i == 0 else f"process {i}: {text}")
     if found:
         sys.exit(2)
     return result
@@ -142,7 +146,7 @@ def failing_together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if jax.process_count() == 1 or isinstance(error, SystemExit):
+        if jax.process_count() == 1 or isinstance(error, (SystemExit, _ToldOnAll)):
             raise
         where = f"process {jax.process_index()} of {jax.process_count()}"
         if isinstance(error, (UserError, TrainingFailed)):

@@ -232,29 +232,34 @@ def main(argv: Sequence[str]):
         raise UserError("--source takes all its patients; leave --split out")
     join()
     keep_compiled_programs()
-    run = Path(options.workdir).expanduser()
+    with failing_together():
+        output = Path(options.output) if options.output else None
+        score_run(Path(options.workdir).expanduser(), options.split, options.source, output)
+
+
+def score_run(run: Path, split: str, source: str | None, output: Path | None):
+    """Score the best weights of a run on a split, or on all patients of another source."""
     config = together(lambda: workdir.load_config(run))
-    prepared, patients = together(lambda: choose_patients(config, options.split, options.source))
+    prepared, patients = together(lambda: choose_patients(config, split, source))
     for warning in prepared.warnings:
         print(f"warning: {warning}")
-    name = "external" if options.source else options.split
+    name = "external" if source else split
     together(lambda: workdir.check_channels(run, prepared.num_channels))
-    same_ids = together(lambda: workdir.check_unseen(run, patients)) if options.source else []
+    same_ids = together(lambda: workdir.check_unseen(run, patients)) if source else []
     step, weights = together(lambda: checkpoint.load_best(run, config, prepared.num_channels))
-    output = Path(options.output) if options.output else run / "evaluation" / name
+    output = output or run / "evaluation" / name
     title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
     note = f"Best weights of {run}, step {step}."
-    if options.source:
-        note += f" External validation on all patients of {options.source}."
+    if source:
+        note += f" External validation on all patients of {source}."
     if name in ("train", "validation"):
         note += f" These patients took part in the training ({name}): not an honest score."
     if name == "all":
         note += " These include the patients of the training: not an honest score."
     print("\nwarning: ".join([note, *same_ids]), end="\n\n")
-    about = {"split": name, "source": options.source or config.dataset.source, "step": step}
-    with failing_together():
-        evaluate(run, config, weights, prepared, patients, output, title, about, [note, *same_ids])
-        gather(None)  # the others stay until the first one has written
+    about = {"split": name, "source": source or config.dataset.source, "step": step}
+    evaluate(run, config, weights, prepared, patients, output, title, about, [note, *same_ids])
+    gather(None)  # the others stay until the first one has written
 
 
 if __name__ == "__main__":

@@ -45,10 +45,12 @@ def predict_patients(
         predict: from `steps.jit_predict`.
         weights: the weights to use.
         prepared: the data set.
-        patients: whom to predict, in this order.
+        patients: whom to predict, in this order; none: nothing is yielded.
         config: uses input and evaluation.batch_size.
         mesh: devices.
     """
+    if not patients:  # more processes than patients
+        return
     waiting: list[np.ndarray] = []  # predicted slices [h, w, K] of patients not yet complete
     remaining = iter(patients)
     patient = next(remaining, None)

@@ -11,6 +11,7 @@ training failed, 2 with what to mend. Several processes: see launch/README.md.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from jaxseg.evaluate import evaluate, find_threshold_baseline
 from jaxseg.profiler import Profile
 from jaxseg.progress import Progress
 from jaxseg.settings import describe, to_json
-from jaxseg.sharding import check_fits, make_mesh, to_global
+from jaxseg.sharding import check_fits, make_mesh, to_global, whole_arrays
 from jaxseg.signals import REASONS, StopRequests
 from jaxseg.state import abstract_state, best_weights, new_state
 from jaxseg.steps import jit_observe, jit_train_step
@@ -61,6 +62,7 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
     with (
         checkpoint.open_checkpoints(run, keep) as checkpoints,
         StopRequests(config.train.max_minutes) as requests,
+        failing_together(),  # innermost: to close the checkpoints is to wait for the others
     ):
         state = checkpoint.restore_latest(checkpoints, abstract)
         state = state or new_state(config, prepared.num_channels, mesh)
@@ -82,13 +84,14 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
                 if step % config.train.eval_every_steps and step != num_steps:
                     continue
                 progress.flush()
-                with progress.ledger.measure("evaluation"):
+                with progress.away("evaluation"):
                     result = validation.scores(best_weights(state))
                     state = observe(state, np.float32(monitored(result, config)))
-                with progress.ledger.measure("saving"):
+                # On record first: killed in between, the run records it again.
+                progress.evaluation(step, result, state)
+                with progress.away("saving"):
                     checkpoint.save(checkpoints, step, state, monitored(result, config))
                 saved, stopped = step, should_stop(state.early_stop, config.early_stop)
-                progress.evaluation(step, result, state)
                 if progress.wants_pictures:
                     progress.pictures(step, validation.pictures(best_weights(state)))
             progress.flush()
@@ -104,14 +107,24 @@ def monitored(result: dict[str, float], config: Config) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def say_data(prepared: Prepared, splits: Splits):
-    """Print the size of each split and the data set's warnings."""
+def say_set_up(config: Config, prepared: Prepared, splits: Splits):
+    """Print the data set's warnings, the size of each split, and the devices."""
     for warning in prepared.warnings:
         print(f"warning: {warning}")
     for name, patients in splits.items():
         tumour = sum(t > 0 for p in patients for t in p.tumour_pixels)
         slices = sum(p.num_slices for p in patients)
         print(f"{name:<10} {len(patients):>4} patients {slices:>6} slices, {tumour} with tumour")
+    mesh = make_mesh(config.mesh)
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    hosts = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    print(
+        f"devices: {mesh.size} x {mesh.devices.flat[0].device_kind}{hosts} {axes and f'({axes})'}"
+    )
+    state = abstract_state(config, prepared.num_channels, mesh)
+    for array in whole_arrays(state, mesh, config.mesh.fsdp_min_size):
+        print(f"not split over fsdp, no axis divides: {array}")
+    sys.stdout.flush()
 
 
 def set_up(config: Config, run: Path) -> tuple[Prepared, Splits] | None:
@@ -123,7 +136,7 @@ def set_up(config: Config, run: Path) -> tuple[Prepared, Splits] | None:
     on_main(lambda: workdir.claim(run, config, prepared.num_channels, splits))
     if on_main(lambda: workdir.is_finished(run)):
         return None
-    say_data(prepared, splits)
+    say_set_up(config, prepared, splits)
     return prepared, splits
 
 
@@ -138,6 +151,12 @@ def main(argv: Sequence[str]):
     run = Path(flags.FLAGS.workdir or Path("runs") / name).expanduser()
     join()
     keep_compiled_programs()
+    with failing_together():
+        train_and_test(config, run)
+
+
+def train_and_test(config: Config, run: Path):
+    """Train, then score the best weights on the test patients."""
     print(describe(config), f"\nworkdir: {run}", sep="\n", flush=True)
     data = set_up(config, run)
     output = run / "evaluation" / "test"
@@ -145,22 +164,19 @@ def main(argv: Sequence[str]):
         print(f"{run} is finished; its report: {output / 'report.html'}")
         return
     prepared, splits = data
-    with failing_together():
-        if is_main() and not (run / "baseline.json").exists():
-            find_threshold_baseline(run, prepared, splits["train"])
-        reason = train(config, run, prepared, splits)
-        if reason:
-            print(f"{reason}: saved in {run}; the same command continues from there")
-            return
-        best_step, weights = checkpoint.load_best(run, config, prepared.num_channels)
-        note = (
-            f"Weights of step {best_step} of {run}, the best by validation {config.train.monitor}."
-        )
-        title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
-        print(f"\nTraining is complete. {note}\n", flush=True)
-        about = {"split": "test", "source": config.dataset.source, "step": best_step}
-        evaluate(run, config, weights, prepared, splits["test"], output, title, about, [note])
-        on_main(lambda: workdir.mark_finished(run, best_step))
+    if is_main() and not (run / "baseline.json").exists():
+        find_threshold_baseline(run, prepared, splits["train"])
+    reason = train(config, run, prepared, splits)
+    if reason:
+        print(f"{reason}: saved in {run}; the same command continues from there")
+        return
+    best_step, weights = checkpoint.load_best(run, config, prepared.num_channels)
+    note = f"Weights of step {best_step} of {run}, best by validation {config.train.monitor}."
+    title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
+    print(f"\nTraining is complete. {note}\n", flush=True)
+    about = {"split": "test", "source": config.dataset.source, "step": best_step}
+    evaluate(run, config, weights, prepared, splits["test"], output, title, about, [note])
+    on_main(lambda: workdir.mark_finished(run, best_step))
 
 
 if __name__ == "__main__":
