@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,8 @@ PATIENTS = ("CS_4942_19970222", "CS_4943_20000902", "HT_7602_19951103", "HT_7686
 
 def test_a_short_run_on_real_scans(lgg_source, tmp_path):
     source = tmp_path / "kaggle_3m"
-    source.mkdir()
     for patient in PATIENTS:
-        (source / f"TCGA_{patient}").symlink_to(lgg_source / f"TCGA_{patient}")
+        shutil.copytree(lgg_source / f"TCGA_{patient}", source / f"TCGA_{patient}")
     ids = [f"TCGA_{p.rsplit('_', 1)[0]}" for p in PATIENTS]
     run = tmp_path / "run"
     settings = {

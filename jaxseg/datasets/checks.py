@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxseg.datasets.decode import decode_image, decode_mask, quiet_opencv
+from jaxseg.datasets.decode import decode_image, decode_mask
 from jaxseg.datasets.files import Files, Slice
 from jaxseg.datasets.index import Volume
 from jaxseg.errors import UserError
 
 _MAX_LINES = 50
+MAX_PATIENT_BYTES = 4 << 30  # 500 slices of 1024 x 1024 of 4 channels of 16 bit
 _READ_ERRORS = (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile)
 
 
@@ -41,9 +42,8 @@ def read_volumes(
         numbers = [s.number for s in slices]
         before = len(problems)
         warnings += _gaps(patient, numbers)
-        with quiet_opencv():
-            pairs = [_read_slice(files, s, problems) for s in slices]
-        for s, (image, _) in zip(slices, pairs, strict=True):
+        pairs = _read_slices(files, patient, slices, problems)
+        for s, (image, _) in zip(slices, pairs, strict=False):
             if image is not None:
                 forms[image.shape[-1], image.dtype.name].append(s.image)
         _check_sizes(patient, slices, pairs, problems)
@@ -63,6 +63,21 @@ def raise_problems(title: str, problems: list[str]):
         lines = [f"  {line}" for line in problems[:_MAX_LINES] + more]
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError("\n".join([f"{title}: {count} to mend first", *lines]))
+
+
+def _read_slices(files: Files, patient: str, slices: list[Slice], problems: list[str]) -> list:
+    """Read the slices up to the limit; many that are empty and large are a bomb, too."""
+    pairs, num_bytes = [], 0
+    for s in slices:
+        image, mask = _read_slice(files, s, problems)
+        pairs.append((image, mask))
+        num_bytes += sum(array.nbytes for array in (image, mask) if array is not None)
+        if num_bytes > MAX_PATIENT_BYTES:
+            problems.append(
+                f"patient {patient}: more than {MAX_PATIENT_BYTES} bytes of pixels up to {s.image}"
+            )
+            break
+    return pairs
 
 
 def _read_slice(files: Files, s: Slice, problems: list[str]):
@@ -89,7 +104,7 @@ def _gaps(patient: str, numbers: list[int]) -> list[str]:
 
 def _check_sizes(patient: str, slices: list[Slice], pairs: list[tuple], problems: list[str]):
     sizes = defaultdict(list)
-    for s, (image, _) in zip(slices, pairs, strict=True):
+    for s, (image, _) in zip(slices, pairs, strict=False):
         if image is not None:
             sizes[_size(image)].append(s.image)
     if len(sizes) > 1:
