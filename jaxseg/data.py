@@ -4,7 +4,13 @@ Training batch k is a pure function of (seed, k): the same for any number of wor
 and processes that share it, so that a run resumes by its step number alone.
 """
 
+import contextlib
+import itertools
+import multiprocessing
+import os
+import re
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -13,9 +19,18 @@ import numpy as np
 from jaxseg import config
 from jaxseg.augment import augment_slice
 from jaxseg.datasets import Patient, Prepared
+from jaxseg.errors import TrainingFailed
 from jaxseg.geometry import prepare_slice
 
 Batch = dict[str, np.ndarray]
+
+# What kills loader processes, most often.
+_DEATHS = {
+    signal.SIGKILL: "often memory ran out; lower input.num_workers or train.batch_size, or get "
+    "more memory",
+    signal.SIGBUS: "often /dev/shm is full; make it larger (docker: --shm-size) or lower "
+    "input.num_workers",
+}
 
 
 def record_indices(patients: Sequence[Patient]) -> np.ndarray:
@@ -68,6 +83,9 @@ def training_batches(
 
     Yields:
         image float32 [b, h, w, C] and mask uint8 [b, h, w, 1], b = batch_size / processes.
+
+    Raises:
+        TrainingFailed: while iterating; a record cannot be read, or a loader process died.
     """
     source = prepared.source()
     size, crop = config.input.image_size, config.input.crop_to_head
@@ -80,7 +98,7 @@ def training_batches(
     # Parts are taken after the random map, so neither order nor augmentation depends on them.
     batches = order.seed(config.seed + 2).random_map(load)[process::num_processes]
     batches = batches.batch(local_batch)[start_step:]
-    return iter(_in_background(batches, config.input.num_threads, config.input.num_workers))
+    return _in_background(batches, config.input.num_threads, config.input.num_workers)
 
 
 def evaluation_batches(
@@ -95,6 +113,9 @@ def evaluation_batches(
     Yields:
         image float32 [b, h, w, C], mask uint8 [b, h, w, 1], patient int32 [b] (position in
         `patients`), weight float32 [b]: 1, and 0 for padding, b = batch_size / processes.
+
+    Raises:
+        TrainingFailed: the prepared copy is gone, or while iterating: a record cannot be read.
     """
     source = prepared.source()
     size, crop = config.input.image_size, config.input.crop_to_head
@@ -113,22 +134,69 @@ def evaluation_batches(
     batches = grain.MapDataset.source(positions)[process::num_processes].map(load)
     # Threads only: starting processes would take longer than an evaluation.
     threads = max(config.input.num_threads, min(config.input.num_workers, 8))
-    return iter(_in_background(batches.batch(batch_size // num_processes), threads, 0))
+    return _in_background(batches.batch(batch_size // num_processes), threads, 0)
 
 
 def _in_background(
     batches: grain.MapDataset, num_threads: int, num_workers: int
-) -> grain.IterDataset:
+) -> Iterator[Batch]:
     # grain's defaults read hundreds of batches ahead.
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(2, num_threads))
     dataset = batches.to_iter_dataset(options)
-    if num_workers:
-        workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(workers, worker_init_fn=_leave_signals_to_main)
-    return dataset
+    if not num_workers:
+        return _closing(iter(dataset))
+    workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+    return _from_workers(iter(dataset.mp_prefetch(workers, _start_worker)), num_workers)
 
 
-def _leave_signals_to_main(*_):
+def _closing(batches: grain.DatasetIterator) -> Iterator[Batch]:
+    with contextlib.closing(batches):  # whoever stops early leaves no thread behind
+        yield from batches
+
+
+def _from_workers(batches: grain.DatasetIterator, num_workers: int) -> Iterator[Batch]:
+    """Yield the batches of the loader processes; errors name the process they come from."""
+    others = multiprocessing.active_children()
+    workers = []
+    with contextlib.closing(batches):
+        for number in itertools.cycle(range(num_workers)):  # who makes the next batch
+            name = f"loader process {number + 1} of {num_workers}"
+            try:
+                batch = next(batches)
+            except TrainingFailed as error:
+                raise TrainingFailed(f"{error} (seen by {name})") from error
+            except Exception as error:
+                if exit_code := re.search(r"terminated .* exit code (-?\d+)", str(error)):
+                    raise TrainingFailed(_death(name, int(exit_code[1]), workers)) from error
+                error.add_note(f"in {name}")
+                raise
+            yield batch
+            if len(workers) < num_workers:
+                workers = [w for w in multiprocessing.active_children() if w not in others]
+
+
+def _death(name: str, exit_code: int, workers: Sequence[multiprocessing.Process]) -> str:
+    """Say how a loader process ended: exit_code is the negative signal where one killed it."""
+    pids = ", ".join(str(w.pid) for w in workers if w.exitcode == exit_code)
+    name += f" (pid {pids})" if pids else ", at its start,"
+    if exit_code > 0:
+        return f"{name} ended with exit code {exit_code}; its own message is above"
+    hint = _DEATHS.get(-exit_code, "a crash of a library")
+    return (
+        f"{name} was killed by signal {-exit_code} ({signal.strsignal(-exit_code)}): {hint}. The "
+        "same command goes on from the last checkpoint; with input.num_workers=0 there are no "
+        "loader processes"
+    )
+
+
+def _start_worker(*_):
     """Let Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all, end only the main."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    # A main process that was killed cannot end its loaders, which would wait for it for ever.
+    multiprocessing.parent_process().join()
+    os._exit(1)

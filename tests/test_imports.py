@@ -17,6 +17,7 @@ LEVELS = (
     (
         *("", "config", "metrics", "surface", "intensity", "layers", "scoretext"),
         *("signals", "tensorboard", "profiler", "compile_cache", "distributed", "locks"),
+        *("checkpoint_files", "orbax_noise"),
         *("datasets.decode", "datasets.files", "datasets.index", "datasets.phantom"),
     ),
     (

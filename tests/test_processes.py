@@ -44,7 +44,10 @@ def one_process(shared, tmp_path_factory) -> dict[str, np.ndarray]:
     return steps_of(1, shared, tmp_path_factory.mktemp("one"))
 
 
-@pytest.mark.parametrize("count, axes", [(2, {}), (4, {}), (2, {"fsdp": 4})])
+@pytest.mark.parametrize(
+    "count, axes",
+    [(2, {"fsdp": 4}), *(pytest.param(n, {}, marks=pytest.mark.slow) for n in (2, 4))],
+)
 def test_processes_compute_what_one_computes(shared, one_process, tmp_path, count, axes):
     """Four devices in all: sums of the same terms in another order."""
     several = steps_of(count, shared, tmp_path, **axes)
@@ -121,6 +124,7 @@ def whole_run(shared, config_file, tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_saves_both_and_the_restart_ends_the_same(train, whole_run, tmp_path):
     processes = train(2, tmp_path)
     wait_for_step(tmp_path, 12, processes)
@@ -142,6 +146,7 @@ def test_sigterm_to_one_of_two_saves_both_and_the_restart_ends_the_same(train, w
     assert steps == list(range(1, 41))  # none twice, none left out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_scores_do_not_depend_on_the_number_of_processes(shared, whole_run, tmp_path, count):
     command = ["-m", "jaxseg.evaluate", "--workdir", whole_run, "--output", tmp_path]

@@ -21,17 +21,18 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxseg import config as config_lib
-from jaxseg import intensity
+from jaxseg import intensity, locks
 from jaxseg.datasets import builder, image_folder, lgg, phantom
 from jaxseg.datasets.checks import raise_problems, read_volumes
 from jaxseg.datasets.files import IMAGE_SUFFIXES, Files, list_files
 from jaxseg.datasets.index import Patient, Volume, describe, read_index, write_index
 from jaxseg.datasets.splits import split_patients
-from jaxseg.errors import UserError
+from jaxseg.errors import TrainingFailed, UserError
 
 __all__ = ["Patient", "Prepared", "prepare", "split_patients"]
 
 _INDEX = "index.json"
+_MAX_CAUSE = 200  # characters of a library's message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +44,65 @@ class Prepared:
     patients: tuple[Patient, ...]  # in order of the ids, as are the records
     warnings: tuple[str, ...]
 
+    def file_of(self, index: int) -> str:
+        """Return the image file, relative to the source, that record `index` was made from."""
+        patient = next(p for p in self.patients if index < p.first + p.num_slices)
+        return patient.files[index - patient.first]
+
     def source(self) -> Any:
         """Return a random-access source of the records; it can be pickled.
+
+        The copy is opened here, its file of records at the first read. Both raise
+        TrainingFailed when something is gone or damaged; damage is found by the file's own
+        checksums.
 
         Records come patient by patient in ascending slice number: `image` [H, W, C] uint8 or
         uint16, `mask` [H, W, 1] uint8 of {0, 1}, `patient` bytes, `slice` int, `stats` [C, 4]
         float32 (`intensity.volume_statistics`), `head_box` [4] int32 (`intensity.head_box`).
         """
-        return builder.open_source(self.path)
+        return _Records(self)
+
+
+class _Records:
+    """The records of a prepared copy; what cannot be read is named."""
+
+    def __init__(self, prepared: Prepared):
+        self._prepared = prepared
+        try:
+            self._source = builder.open_source(prepared.path)
+        except Exception as error:  # whatever TFDS raises over missing or broken files
+            where = f"{prepared.path}: the prepared copy cannot be opened"
+            raise TrainingFailed(_unreadable(where, error)) from error
+
+    def __reduce__(self) -> tuple:
+        return _Records, (self._prepared,)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # ends a loop over the records
+        try:
+            return self._source[index]
+        except Exception as error:  # array_record: RuntimeError; TFDS, given too little: any
+            path = self._prepared.path
+            where = f"{self._prepared.file_of(index)}: cannot be read from the prepared copy {path}"
+            raise TrainingFailed(_unreadable(where, error)) from error
+
+
+def _unreadable(what: str, error: Exception) -> str:
+    cause = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_CAUSE]
+    remedy = "delete the folder of the prepared copy, it is made again at the next start"
+    return f"{what} ({cause}); {remedy}"
 
 
 def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -> Prepared:
     """Check the scans and prepare them, or find the copy prepared before.
 
     The copy is kept under `cache_dir` by a key of the settings and of name, size and time of
-    every source file, so that a changed source is prepared anew.
+    every source file, so that a changed source is prepared anew. Processes that need the same
+    copy at once wait for the one that prepares it.
 
     Args:
         config: which scans.
@@ -76,10 +121,11 @@ def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -
         )
     files = None if config.name == "brain_phantom" else _list(config)
     path = _path(config, files)
-    prepared = _open(path)
-    if prepared is None:
-        _prepare(config, files, path)
-        prepared = Prepared(path, *read_index(path / _INDEX))
+    with locks.wait_for(path.parent / f"{path.name}.lock", f"prepares {config.name}"):
+        prepared = _open(path)
+        if prepared is None:
+            _prepare(config, files, path)
+            prepared = Prepared(path, *read_index(path / _INDEX))
     if split is not None:
         split_patients(prepared.patients, split)
     return prepared
