@@ -19,10 +19,20 @@ for dtype in float32 bfloat16; do
     --config.model.compute_dtype=$dtype
 done
 time $python -m jaxseg.train --config configs/unet.py --workdir "$out/unet"
-JAX_PLATFORMS=cpu $python -m jaxseg.train --config configs/unet.py --workdir "$out/unet_cpu" \
-  --config.train.num_steps=30 --config.train.eval_every_steps=30
-paste -d'\n' <(head -n 3 "$out/unet/metrics.jsonl") <(head -n 3 "$out/unet_cpu/metrics.jsonl")
+
+# The same steps on the accelerator and on the CPU: the curves must agree but for rounding.
+both() { # name, training arguments
+  local name=$1 steps=(--config.train.num_steps=60 --config.train.eval_every_steps=30)
+  shift
+  for platform in "" cpu; do # "": the accelerator
+    JAX_PLATFORMS=$platform $python -m jaxseg.train --workdir "$out/$name${platform:+.$platform}" \
+      "$@" "${steps[@]}" --config.train.log_every_steps=5
+  done
+  paste -d'\n' "$out/$name/metrics.jsonl" "$out/$name.cpu/metrics.jsonl"
+}
+both unet_60 --config configs/unet.py
 if [ -n "${LGG:-}" ]; then
+  both lgg_60 --config configs/lgg_cpu.py --config.dataset.source="$LGG"
   time $python -m jaxseg.train --config configs/lgg.py --workdir "$out/lgg" \
     --config.dataset.source="$LGG"
 fi

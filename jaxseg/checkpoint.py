@@ -2,32 +2,37 @@
 
 Two items: `model` holds what a prediction needs (the weights and their average), `train`
 all the rest of the train state. Programs that only predict read `model` alone. All processes
-of a run save together; what was saved on one mesh is restored on any other.
+of a run save together; what was saved on one mesh is restored on any other. A save that
+fails, on a full disk by example, is told and tried again at the next one.
 """
 
-import json
+import contextlib
 import math
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from jaxseg import checkpoint_files as files
+from jaxseg import orbax_noise
 from jaxseg.config import Config
-from jaxseg.distributed import on_main
+from jaxseg.distributed import gather, is_main, on_main
 from jaxseg.errors import TrainingFailed, UserError
 from jaxseg.sharding import make_mesh
 from jaxseg.state import TrainState, Weights, abstract_state
 
-logging.set_verbosity(logging.ERROR)  # orbax tells much
+orbax_noise.silence()
 
 # What orbax raises for an emptied, truncated or incomplete checkpoint.
 _DAMAGED = (ValueError, KeyError, FileNotFoundError, OSError)
+# What it raises when files cannot be written; ValueError is tensorstore's, JaxRuntimeError says
+# that another process has not come to the end of its save.
+_UNSAVED = (OSError, ValueError, jax.errors.JaxRuntimeError)
+SAVING_SECONDS = 600  # for all processes to write their part
 
 
 def _rank(metrics: dict[str, float]) -> float:
@@ -35,13 +40,47 @@ def _rank(metrics: dict[str, float]) -> float:
     return metrics["monitor"] if math.isfinite(metrics["monitor"]) else -math.inf
 
 
-def open_checkpoints(workdir: Path, keep_every_steps: int = 0) -> ocp.CheckpointManager:
-    """Return the manager of `workdir/checkpoints`: a context manager that waits for saves.
+class Checkpoints:
+    """The checkpoints of a training, from `open_checkpoints`; orbax's manager and its last save."""
+
+    def __init__(self, open_manager: Callable[[], ocp.CheckpointManager]):
+        self.open_manager = open_manager
+        self.manager = open_manager()
+        self.saving: int | None = None  # step of the save that `finish` has not seen yet
+        self.problem: str | None = None  # that kept it from starting
+
+    def latest_step(self) -> int | None:
+        """Return the newest step that is saved or being saved; None: there is none."""
+        return self.manager.latest_step()
+
+
+@contextlib.contextmanager
+def open_checkpoints(workdir: Path, keep_every_steps: int = 0) -> Iterator[Checkpoints]:
+    """Open `workdir/checkpoints` for a training; at the end of the block wait for the last save.
 
     Keeps the latest two, the best, and those of every keep_every_steps-th step (0: no more).
+
+    Raises:
+        TrainingFailed: at the end of the block, when the last save has failed.
     """
     folder = (workdir / "checkpoints").absolute()
-    on_main(lambda: _set_aside(folder, _without_metrics(folder)))
+    on_main(lambda: files.set_aside(folder, files.without_metrics(folder)))
+    checkpoints = Checkpoints(lambda: _open_manager(folder, keep_every_steps))
+    try:
+        yield checkpoints
+        step = checkpoints.saving
+        if not finish(checkpoints):
+            last = checkpoints.latest_step()
+            raise TrainingFailed(
+                f"{folder}: the last save, of step {step}, failed; after making room the same "
+                f"command continues from {'the start' if last is None else f'step {last}'}"
+            )
+    finally:
+        _close(checkpoints.manager)
+
+
+def _open_manager(folder: Path, keep_every_steps: int) -> ocp.CheckpointManager:
+    on_main(lambda: files.remove_unfinished(folder))
     keep = [
         policy.LatestN(2),
         policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
@@ -55,9 +94,17 @@ def open_checkpoints(workdir: Path, keep_every_steps: int = 0) -> ocp.Checkpoint
             preservation_policy=policy.AnyPreservationPolicy(keep),
             best_fn=_rank,  # without it orbax does not write the metrics to disk
             best_mode="max",
-            cleanup_tmp_directories=True,
+            async_options=ocp.options.AsyncOptions(timeout_secs=SAVING_SECONDS),
         ),
     )
+
+
+def _close(manager: ocp.CheckpointManager):
+    """Wait for the threads of a manager and close it, whatever became of its last save."""
+    for _ in range(5):  # each layer of orbax raises its error once
+        with contextlib.suppress(*_UNSAVED):
+            manager.close()
+            return
 
 
 def read_checkpoints(workdir: Path) -> ocp.CheckpointManager:
@@ -80,63 +127,76 @@ def read_checkpoints(workdir: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, item_names=("model", "train"), options=options)
 
 
-def _without_metrics(folder: Path) -> list[int]:
-    """Return the checkpoints whose metrics are no JSON: orbax would refuse the whole folder."""
-    broken = []
-    for metrics in folder.glob("[0-9]*/metrics/metrics"):
-        try:
-            json.loads(metrics.read_text())
-        except ValueError:
-            broken.append(metrics.parents[1].name)
-    return [int(name) for name in broken if name.isdigit()]
-
-
-def _set_aside(folder: Path, steps: Iterable[int]):
-    """Rename damaged checkpoints, so that their steps can be saved again; delete nothing."""
-    for step in steps:
-        aside = folder / f"damaged_{step}"
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = folder / f"damaged_{step}_{number}"
-        (folder / str(step)).rename(aside)
-        print(f"warning: checkpoint {step} cannot be read, now {aside}", file=sys.stderr)
-
-
 def _split(state: TrainState) -> tuple[dict[str, Any], TrainState]:
     model = {"weights": state.weights, "average": state.average}
     return model, state._replace(weights=None, average=None)
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: TrainState, monitor: float | None):
+def save(checkpoints: Checkpoints, step: int, state: TrainState, monitor: float | None):
     """Start saving; returns while the files are still being written.
 
+    Waits for the save before and tells when that has failed. A failure of this one shows at the
+    next, or at the end of `open_checkpoints`.
+
     Args:
-        manager: from `open_checkpoints`.
+        checkpoints: from `open_checkpoints`.
         step: number of updates, equal to `state.step`.
         state: the train state.
         monitor: validation value of this very state, larger is better; None when it was not
             evaluated (such a checkpoint is never the best).
     """
+    finish(checkpoints)
+    folder = Path(checkpoints.manager.directory)
+    on_main(lambda: files.remove_unfinished(folder))  # late threads of a failed save write on
     model, train = _split(state)
-    started = manager.save(
-        step,
-        args=ocp.args.Composite(
-            model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train)
-        ),
-        metrics=None if monitor is None else {"monitor": float(monitor)},
+    args = ocp.args.Composite(
+        model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train)
     )
-    if not started:
-        raise TrainingFailed(f"{manager.directory}: holds a step beyond {step}; not saved")
+    metrics = None if monitor is None else {"monitor": float(monitor)}
+    checkpoints.saving = step
+    try:
+        started = checkpoints.manager.save(step, args=args, metrics=metrics)
+    except _UNSAVED as error:
+        checkpoints.problem = files.why_not_written(error)
+    else:
+        if not started:
+            raise TrainingFailed(f"{folder}: holds a step beyond {step}; not saved")
 
 
-def restore_latest(manager: ocp.CheckpointManager, abstract: TrainState) -> TrainState | None:
+def finish(checkpoints: Checkpoints) -> bool:
+    """Wait for the save under way; when it has failed on any process, tell so and clean up.
+
+    Returns:
+        Whether it was saved; True when there was none. The same on all processes.
+    """
+    step, problem = checkpoints.saving, checkpoints.problem
+    checkpoints.saving = checkpoints.problem = None
+    if step is None:
+        return True
+    try:
+        checkpoints.manager.wait_until_finished()
+    except _UNSAVED as error:
+        problem = problem or files.why_not_written(error)
+    problems = [text for text in gather(problem) if text]
+    if not problems:
+        return True
+    # A manager remembers failures and forgets checkpoints it has not deleted: a new one.
+    _close(checkpoints.manager)
+    checkpoints.manager = checkpoints.open_manager()
+    if step in checkpoints.manager.all_steps():
+        return True
+    if is_main():
+        files.warn_unsaved(step, problems[0])
+    return False
+
+
+def restore_latest(checkpoints: Checkpoints, abstract: TrainState) -> TrainState | None:
     """Return the newest usable checkpoint; None where there is none.
 
     Damaged ones that are newer are renamed, with a warning.
 
     Args:
-        manager: from `open_checkpoints`.
+        checkpoints: from `open_checkpoints`.
         abstract: shapes and shardings to restore to, from `abstract_state`; the mesh may be
             another than the one it was saved on.
 
@@ -144,6 +204,7 @@ def restore_latest(manager: ocp.CheckpointManager, abstract: TrainState) -> Trai
         UserError: there are checkpoints, and none can be read.
     """
     # One process decides: what only some can read must not set them at odds.
+    manager = checkpoints.manager
     folder = Path(manager.directory)
     step = on_main(lambda: _newest_usable(folder, abstract))
     manager.reload()
@@ -172,10 +233,10 @@ def _newest_usable(folder: Path, abstract: TrainState) -> int | None:
             try:
                 manager.restore(step, args=target)
             except _DAMAGED as error:
-                _warn(step, error)
+                files.warn_unreadable(step, error)
                 damaged.append(step)
             else:
-                _set_aside(folder, damaged)
+                files.set_aside(folder, damaged)
                 return step
     if damaged:
         raise UserError(
@@ -208,7 +269,7 @@ def restore_best(manager: ocp.CheckpointManager, abstract: TrainState) -> tuple[
         try:
             item = manager.restore(step, args=target)["model"]
         except _DAMAGED as error:
-            _warn(step, error)
+            files.warn_unreadable(step, error)
         else:
             return step, item["weights"] if item["average"] is None else item["average"]
     raise UserError(
@@ -221,11 +282,6 @@ def load_best(run: Path, config: Config, num_channels: int) -> tuple[int, Weight
     abstract = abstract_state(config, num_channels, make_mesh())
     with read_checkpoints(run) as checkpoints:
         return restore_best(checkpoints, abstract)
-
-
-def _warn(step: int, error: Exception):
-    reason = str(error).split("\n")[0][:200]
-    print(f"warning: checkpoint {step} cannot be read: {reason}", file=sys.stderr)
 
 
 def _on_host(tree: Any) -> Any:

@@ -73,7 +73,8 @@ class Progress:
         self._window_start = time.perf_counter()
         if self.is_main:
             truncate_metrics(workdir, first_step)
-            self._file = metrics_path(workdir).open("a")
+            self._file = metrics_path(workdir).open("ab", buffering=0)
+            self._unwritten = b""  # while the disk is full
             self._board = TensorBoard(workdir / "tensorboard", first_step)
         # Pictures are predicted by all processes, so all must know.
         self.wants_pictures = gather(self.is_main and self._board.active)[0]
@@ -92,6 +93,7 @@ class Progress:
     def __exit__(self, *_):
         self._bar.close()
         if self.is_main:
+            self._append("")
             self._file.close()
             self._board.close()
 
@@ -116,6 +118,14 @@ class Progress:
         idle = self._pending is None or self._pending[1]["train_loss"].is_ready()
         self.ledger.add("waiting for data" if idle else "steps", time.perf_counter() - start)
         return batch | {"stop": np.full(len(batch["image"]), vote, np.int32)}
+
+    @contextlib.contextmanager
+    def away(self, activity: str) -> Iterator[None]:
+        """Measure a block away from training: its time is none of the steps'."""
+        start = time.perf_counter()
+        with self.ledger.measure(activity):
+            yield
+        self._window_start += time.perf_counter() - start
 
     def flush(self):
         """Wait for the last step and record it."""
@@ -168,9 +178,21 @@ class Progress:
         if not self.is_main:
             return
         clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, **clean}) + "\n")
-        self._file.flush()
+        self._append(json.dumps({"step": step, **clean}) + "\n")
         self._board.scalars(step, {k: v for k, v in clean.items() if v is not None})
+
+    def _append(self, line: str):
+        """Write what is left and the line; what a full disk refuses waits for the next time."""
+        full = bool(self._unwritten)
+        self._unwritten += line.encode()
+        try:
+            while self._unwritten:  # on a disk almost full a part of a line is written
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            if not full:
+                text = f"metrics.jsonl cannot be written now ({error.strerror}), is tried again"
+                with contextlib.suppress(OSError):  # the log may lie on the same full disk
+                    print(f"warning: {text}", file=sys.stderr)
 
     def pictures(self, step: int, pictures: Sequence[np.ndarray]):
         """Show validation pictures, [H, W, 3] uint8 each, in TensorBoard where it is installed."""
@@ -179,8 +201,6 @@ class Progress:
 
     def evaluation(self, step: int, report: dict[str, float], state: TrainState):
         """Record an evaluation and say it in one line, with the time ledger."""
-        # The time away from training is none of the steps'.
-        self._window_start += sum(self.ledger.seconds.get(n, 0) for n in ("evaluation", "saving"))
         shares, line = self.ledger.report()
         time_shares = {f"time_{name.replace(' ', '_')}": s for name, s in shares.items()}
         self.record(step, report | time_shares)
@@ -195,8 +215,9 @@ class Progress:
     def say(self, text: str):
         """Print a line above the progress bar."""
         if self.is_main:
-            self._bar.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):
+                self._bar.write(text, file=sys.stdout)
+                sys.stdout.flush()
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ or train.max_minutes saves first and exits with 0, as a run that has ended does;
 training failed, 2 with what to mend. Several processes: see launch/README.md.
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxseg import checkpoint, cli, workdir
+from jaxseg import checkpoint, cli, locks, workdir
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.control import should_stop
@@ -78,7 +79,8 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
             while step < num_steps and not stopped and not progress.stop:
                 profile.before(step + 1, state)
                 batch = to_global(progress.next_batch(batches, requests.vote), mesh)
-                state, metrics = train_step(state, batch)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                    state, metrics = train_step(state, batch)
                 step += 1
                 progress.step(step, metrics)
                 if step % config.train.eval_every_steps and step != num_steps:
@@ -127,12 +129,16 @@ def say_set_up(config: Config, prepared: Prepared, splits: Splits):
     sys.stdout.flush()
 
 
-def set_up(config: Config, run: Path) -> tuple[Prepared, Splits] | None:
+def set_up(
+    config: Config, run: Path, stack: contextlib.ExitStack
+) -> tuple[Prepared, Splits] | None:
     """Check config, devices and data, and claim the workdir; None when the run is finished."""
     together(lambda: check_fits(config, make_mesh(config.mesh)))
     check_same("settings", to_json(config))
     prepared = together(lambda: prepare(config.dataset))
     splits = together(lambda: split_patients(prepared.patients, config.split))
+    lock = locks.hold(run / "lock", f"--workdir {run}")
+    on_main(lambda: stack.enter_context(lock))
     on_main(lambda: workdir.claim(run, config, prepared.num_channels, splits))
     if on_main(lambda: workdir.is_finished(run)):
         return None
@@ -151,14 +157,14 @@ def main(argv: Sequence[str]):
     run = Path(flags.FLAGS.workdir or Path("runs") / name).expanduser()
     join()
     keep_compiled_programs()
-    with failing_together():
-        train_and_test(config, run)
+    with failing_together(), contextlib.ExitStack() as stack:
+        train_and_test(config, run, stack)
 
 
-def train_and_test(config: Config, run: Path):
-    """Train, then score the best weights on the test patients."""
+def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
+    """Train, then score the best weights on the test patients; the stack holds the workdir."""
     print(describe(config), f"\nworkdir: {run}", sep="\n", flush=True)
-    data = set_up(config, run)
+    data = set_up(config, run, stack)
     output = run / "evaluation" / "test"
     if data is None:
         print(f"{run} is finished; its report: {output / 'report.html'}")

@@ -17,13 +17,21 @@ _LIBRARIES = (
     ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
     + ("opencv-python-headless", "tensorflow-datasets")
 )  # fmt: skip
-# Settings that do not change what is trained.
+# Settings that change how a run goes, not what is trained (but for the order of sums).
 _FREE = (
+    "profile",
     "dataset.source",
     "dataset.cache_dir",
     "input.num_workers",
     "input.num_threads",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.spatial",
+    "mesh.fsdp_min_size",
+    "train.accumulate",
     "train.log_every_steps",
+    "train.keep_every_steps",
+    "train.max_minutes",
 )
 
 
@@ -60,11 +68,11 @@ def claim(
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "data.json", data)
-        write_json(workdir / "versions.json", versions())
-        replace_text(workdir / "config.json", to_json(config))  # last: it marks the claim
     except OSError as error:
         raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror})") from error
+    write_json(workdir / "data.json", data)
+    write_json(workdir / "versions.json", versions())
+    replace_text(workdir / "config.json", to_json(config))  # last: it marks the claim
 
 
 def load_config(workdir: Path) -> Config:
@@ -150,10 +158,14 @@ def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def replace_text(path: Path, text: str):
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; UserError when it cannot be written."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_json(path: Path, value: Any):

@@ -1,6 +1,7 @@
 """Shared set-up: eight simulated devices, strict ranks, fast compiles, real scans where present."""
 
 import os
+import signal
 from pathlib import Path
 
 # Must be set before jax is imported. Level 1 compiles several times faster at the same step time.
@@ -17,6 +18,10 @@ from absl import flags
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+# Under nohup or in the background of a script they are ignored, and the programs under test would
+# inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 flags.FLAGS.mark_as_parsed()  # grain's loader processes ask for parsed flags
 
 

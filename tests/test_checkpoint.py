@@ -12,6 +12,7 @@ import pytest
 from fake_config import tiny_config
 
 from jaxseg import checkpoint
+from jaxseg.checkpoint_files import why_not_written
 from jaxseg.errors import UserError
 from jaxseg.sharding import make_mesh
 from jaxseg.state import TrainState, best_weights, new_state
@@ -119,7 +120,7 @@ def test_the_whole_state_comes_back(tmp_path, state):
     )
     with checkpoint.open_checkpoints(tmp_path) as checkpoints:
         checkpoint.save(checkpoints, 1, changed, 0.5)
-        checkpoints.wait_until_finished()
+        checkpoint.finish(checkpoints)
         restored = checkpoint.restore_latest(checkpoints, abstract(state))
     assert jax.tree.structure(restored) == jax.tree.structure(changed)
     plain = [
@@ -138,3 +139,31 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, state, c
     assert step == 3
     assert {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(weights)} == {3.0}
     assert "warning: checkpoint 1 cannot be read" in capsys.readouterr().err
+
+
+def test_what_a_kill_or_a_full_disk_has_left_is_removed(tmp_path, state):
+    left = [tmp_path / "checkpoints" / f"{step}.orbax-checkpoint-tmp" for step in (7, 8)]
+    left[0].mkdir(parents=True)
+    with checkpoint.open_checkpoints(tmp_path) as checkpoints:
+        assert not left[0].exists()
+        left[1].mkdir()
+        checkpoint.save(checkpoints, 1, at_step(state, 1), 0.5)
+        assert not left[1].exists()
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (ValueError("RESOURCE_EXHAUSTED: a/b: No space left on device [x]"), "No space left on"),
+        (ValueError("UNKNOWN: the network is gone\nmore"), "UNKNOWN: the network is gone"),
+        (TimeoutError("waiting for the others"), "waiting for the others"),
+    ],
+)
+def test_why_a_file_was_not_written(error, reason):
+    assert why_not_written(error).startswith(reason)
+
+
+def test_an_error_of_another_kind_is_raised():
+    with pytest.raises(ValueError, match="shapes differ"):
+        why_not_written(ValueError("shapes differ"))

@@ -320,6 +320,7 @@ def test_a_run_ends_with_a_line_at_a_record_damaged_meanwhile(program, config, t
     assert line.startswith(f"error: {prepared.file_of(bad)}: cannot be read from the prepared copy")
 
 
+@pytest.mark.slow
 def test_loader_processes_end_when_the_run_is_killed(program, tmp_path):
     process = program("--config.input.num_workers=2")
     wait_for_step(tmp_path, 5, process)

@@ -159,6 +159,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(shared, whole_run, tmp_
         assert (tmp_path / name).read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_with_a_message_and_the_run_goes_on_with_one(
     train, tmp_path
 ):

@@ -88,6 +88,21 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
     assert (image.step, image.height, image.width) == (1, 8, 6)
 
 
+def test_tensorboard_shows_of_an_earlier_start_nothing_beyond_the_resumed_step(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first_step, value in ((0, 0.5), (2, 0.25)):
+        (tmp_path / "tensorboard").mkdir(exist_ok=True)
+        for file in (tmp_path / "tensorboard").iterdir():
+            file.rename(file.with_name("events.out.tfevents.1.earlier"))
+        with Progress(tmp_path, first_step, Train(num_steps=4)) as shown:
+            for step in range(first_step + 1, 4):
+                shown.record(step, {"train_loss": value})
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(e.step, e.value) for e in events.Scalars("train_loss")]
+    assert shown == [(1, 0.5), (2, 0.5), (3, 0.25)]
+
+
 def test_without_tensorboard_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with Progress(tmp_path, 0, Train(num_steps=2)) as shown:

@@ -291,6 +291,27 @@ def test_ctrl_c_reaches_the_loader_processes_too_and_the_run_is_saved(program, t
     assert "SIGINT: saved in" in text and "Traceback" not in text
 
 
+@pytest.mark.slow
+def test_a_second_run_in_the_workdir_is_refused_and_a_dead_one_is_taken_over(program, tmp_path):
+    run = tmp_path / "run"
+    first = program(run, "--config.train.num_steps=5000")
+    wait_for_step(run, 7, first)
+    second = program(run, "--config.train.num_steps=5000")
+    text, _ = second.communicate(timeout=120)
+    assert second.returncode == 2, text
+    assert f"error: --workdir {run}: in use by process {first.pid} on " in text
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    reached = workdir.read_metrics(run)[-1]["step"]
+    third = program(run, "--config.train.num_steps=5000")
+    wait_for_step(run, reached + 5, third)
+    third.send_signal(signal.SIGTERM)
+    text, _ = third.communicate(timeout=120)
+    assert third.returncode == 0, text
+    assert f"taken over from process {first.pid} on" in text
+
+
 def test_scoring_beside_a_training_disturbs_nothing(cache, tmp_path):
     config = with_train(tiny_config(cache), num_steps=4)
     run_training(config, tmp_path)
