@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import errno
 import inspect
 import os
 import re
@@ -32,6 +33,12 @@ def run(program: Callable[[Sequence[str]], None]):
     except (UserError, TrainingFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "the disk is full"
+        print(f"error: {where}: {error.strerror}; make room and start again", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # no clean-up: the threads of jax and grain may crash in it

@@ -1,5 +1,6 @@
 """Requests to end a run politely: signals and the time limit."""
 
+import contextlib
 import signal
 import sys
 import time
@@ -36,4 +37,5 @@ class StopRequests:
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         self._received = REASONS.index(name)
-        print(f"\n{name}: saving, then stopping", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the log may lie on a full disk
+            print(f"\n{name}: saving, then stopping", file=sys.stderr, flush=True)

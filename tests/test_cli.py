@@ -146,3 +146,30 @@ def test_the_configs_load_and_survive_json(file):
 def test_wrong_values_in_a_saved_config(values, message):
     with pytest.raises(UserError, match=message):
         settings.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(28, "No space left on device", "a/report.html"), "error: a/report.html: No space"),
+        (OSError(28, "No space left on device"), "error: the disk is full: No space left on"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_1(capsys, monkeypatch, error, said):
+    def program(argv):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["jaxseg"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(program)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_other_errors_of_files_keep_their_traceback(monkeypatch):
+    def program(argv):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sys, "argv", ["jaxseg"])
+    with pytest.raises(PermissionError):
+        cli.run(program)

@@ -37,6 +37,7 @@ def config(cache) -> Config:
     return tiny_config(cache)
 
 
+@pytest.mark.slow
 def test_a_run_in_many_time_limits_equals_the_whole(config, tmp_path):
     assert run_training(config, tmp_path / "whole") == ""
     limited = with_train(config, max_minutes=1e-6)  # each start votes at once
@@ -117,6 +118,7 @@ def test_a_profile_holds_its_steps_and_changes_nothing(config, tmp_path, capsys)
     assert_same_state(latest(config, tmp_path / "plain"), latest(config, tmp_path / "profiled"))
 
 
+@pytest.mark.slow
 def test_a_profile_beyond_the_end_is_closed(config, tmp_path):
     run_training(dataclasses.replace(config, profile=(5, 100)), tmp_path)
     assert steps_in(tmp_path / "profile") == [5, 6]
