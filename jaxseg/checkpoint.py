@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 from jaxseg import checkpoint_files as files
 from jaxseg import orbax_noise
 from jaxseg.config import Config
-from jaxseg.distributed import gather, is_main, on_main
+from jaxseg.distributed import gather, is_main, on_main, together
 from jaxseg.errors import TrainingFailed, UserError
 from jaxseg.sharding import make_mesh
 from jaxseg.state import TrainState, Weights, abstract_state
@@ -157,6 +157,8 @@ def save(checkpoints: Checkpoints, step: int, state: TrainState, monitor: float 
     try:
         started = checkpoints.manager.save(step, args=args, metrics=metrics)
     except _UNSAVED as error:
+        if jax.process_count() > 1:  # the others are in the midst of it and cannot be called back
+            raise
         checkpoints.problem = files.why_not_written(error)
     else:
         if not started:
@@ -205,28 +207,23 @@ def restore_latest(checkpoints: Checkpoints, abstract: TrainState) -> TrainState
     """
     # One process decides: what only some can read must not set them at odds.
     manager = checkpoints.manager
-    folder = Path(manager.directory)
-    step = on_main(lambda: _newest_usable(folder, abstract))
+    step = on_main(lambda: _newest_usable(Path(manager.directory), abstract))
     manager.reload()
     if step is None:
         return None
-    model, train = _split(abstract)
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            model=ocp.args.StandardRestore(model), train=ocp.args.StandardRestore(train)
-        ),
-    )
+    restored = manager.restore(step, args=_target(*_split(abstract)))
     weights, average = restored["model"]["weights"], restored["model"]["average"]
     return restored["train"]._replace(weights=weights, average=average)
 
 
+def _target(model: Any, train: Any) -> ocp.args.Composite:
+    restore = ocp.args.StandardRestore
+    return ocp.args.Composite(model=restore(model), train=restore(train))
+
+
 def _newest_usable(folder: Path, abstract: TrainState) -> int | None:
     """Return the newest step that can be read to the end; set damaged newer ones aside."""
-    model, train = (_on_host(part) for part in _split(abstract))
-    target = ocp.args.Composite(
-        model=ocp.args.StandardRestore(model), train=ocp.args.StandardRestore(train)
-    )
+    target = _target(*map(_on_host, _split(abstract)))
     damaged = []
     with read_checkpoints(folder.parent) as manager:
         for step in sorted(manager.all_steps(), reverse=True):
@@ -246,8 +243,16 @@ def _newest_usable(folder: Path, abstract: TrainState) -> int | None:
     return None
 
 
-def restore_best(manager: ocp.CheckpointManager, abstract: TrainState) -> tuple[int, Weights]:
-    """Return step and weights of the best checkpoint: the average where one is kept.
+def restore_weights(manager: ocp.CheckpointManager, abstract: TrainState, step: int) -> Weights:
+    """Return the weights of a checkpoint as numpy arrays: the average where one is kept."""
+    model = _on_host(_split(abstract)[0])
+    target = ocp.args.Composite(model=ocp.args.StandardRestore(model))
+    item = manager.restore(step, args=target)["model"]
+    return item["weights"] if item["average"] is None else item["average"]
+
+
+def best_usable(manager: ocp.CheckpointManager, abstract: TrainState) -> int:
+    """Return the step of the best checkpoint.
 
     One that cannot be read gives way, with a warning, to the next best.
 
@@ -255,33 +260,32 @@ def restore_best(manager: ocp.CheckpointManager, abstract: TrainState) -> tuple[
         manager: from `read_checkpoints`.
         abstract: shapes, from `abstract_state`.
 
-    Returns:
-        The step and the weights as numpy arrays.
-
     Raises:
         UserError: no evaluated checkpoint, or none that can be read.
     """
-    model = _on_host(_split(abstract)[0])
-    target = ocp.args.Composite(model=ocp.args.StandardRestore(model))
     ranks = {step: manager.metrics(step) for step in manager.all_steps()}
     ranks = {step: (_rank(metrics), step) for step, metrics in ranks.items() if metrics}
     for step in sorted(ranks, key=ranks.get, reverse=True):
         try:
-            item = manager.restore(step, args=target)["model"]
+            restore_weights(manager, abstract, step)
         except _DAMAGED as error:
             files.warn_unreadable(step, error)
         else:
-            return step, item["weights"] if item["average"] is None else item["average"]
+            return step
     raise UserError(
         f"{manager.directory}: no evaluated checkpoint here that can be read; train first"
     )
 
 
 def load_best(run: Path, config: Config, num_channels: int) -> tuple[int, Weights]:
-    """Return step and weights of the best checkpoint of a run; see `restore_best`."""
+    """Return step and weights of the best checkpoint of a run; see `best_usable`.
+
+    The first process chooses, so that all have the same.
+    """
     abstract = abstract_state(config, num_channels, make_mesh())
-    with read_checkpoints(run) as checkpoints:
-        return restore_best(checkpoints, abstract)
+    with together(lambda: read_checkpoints(run)) as checkpoints:
+        step = on_main(lambda: best_usable(checkpoints, abstract))
+        return step, restore_weights(checkpoints, abstract, step)
 
 
 def _on_host(tree: Any) -> Any:

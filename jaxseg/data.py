@@ -95,9 +95,10 @@ def training_batches(
 
     local_batch = config.train.batch_size // num_processes
     order = slice_order(patients, config.input.tumour_fraction, config.seed)
-    # Parts are taken after the random map, so neither order nor augmentation depends on them.
-    batches = order.seed(config.seed + 2).random_map(load)[process::num_processes]
-    batches = batches.batch(local_batch)[start_step:]
+    # Parts are taken after the random map, so neither order nor augmentation depends on them:
+    # the process's rows of the global batch, in their order.
+    batches = order.seed(config.seed + 2).random_map(load).batch(local_batch)
+    batches = batches[process::num_processes][start_step:]
     return _in_background(batches, config.input.num_threads, config.input.num_workers)
 
 

@@ -26,8 +26,6 @@ _TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 JOIN_SECONDS = 300  # for all processes to appear
 # A process that is gone ends the others after so long at the latest, often at once.
 HEARTBEAT_SECONDS = 60
-# What the messages of a collective that lost a process have in common.
-_LOST = ("gloo", "nccl", "connection", "unavailable", "coordination service", "heartbeat")
 
 
 def join():
@@ -151,11 +149,12 @@ def failing_together() -> Iterator[None]:
         where = f"process {jax.process_index()} of {jax.process_count()}"
         if isinstance(error, (UserError, TrainingFailed)):
             print(f"error: {where}: {error}", file=sys.stderr)
-        elif isinstance(error, Exception) and any(word in str(error).lower() for word in _LOST):
-            reason = " ".join(str(error).split())[:200]
+        elif isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+            reason = " ".join(str(error).split())[:400]
             print(
-                f"error: {where} has lost another process ({reason}); the message of that one says "
-                "why. The same command on all processes goes on from the last checkpoint.",
+                f"error: {where} cannot go on, most likely since it has lost another process, "
+                f"whose own message says why ({reason}). The same command on all processes goes "
+                "on from the last checkpoint.",
                 file=sys.stderr,
             )
         else:

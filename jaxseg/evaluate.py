@@ -27,8 +27,16 @@ from absl import flags
 from jaxseg import baselines, checkpoint, cli, figures, report, scorecard, scoretext, workdir
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
-from jaxseg.datasets import Patient, Prepared, prepare, split_patients
-from jaxseg.distributed import failing_together, gather, is_main, join, on_main, together
+from jaxseg.datasets import Patient, Prepared, fingerprint, prepare, split_patients
+from jaxseg.distributed import (
+    check_same,
+    failing_together,
+    gather,
+    is_main,
+    join,
+    on_main,
+    together,
+)
 from jaxseg.errors import UserError
 from jaxseg.inference import Case, predict_patients, read_patient
 from jaxseg.intensity import normalise
@@ -78,7 +86,7 @@ def evaluate(
     def cases(chosen: Sequence[Patient]) -> Iterator[Case]:
         return predict_patients(predict, weights, prepared, chosen, local, mesh)
 
-    baseline = threshold_baseline(run)
+    baseline = together(lambda: threshold_baseline(run))
     mine = patients[jax.process_index() :: jax.process_count()]
     scores, baseline_scores = map(gather_scores, score_cases(cases(mine), config, baseline))
     if not is_main():
@@ -241,12 +249,13 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
     """Score the best weights of a run on a split, or on all patients of another source."""
     config = together(lambda: workdir.load_config(run))
     prepared, patients = together(lambda: choose_patients(config, split, source))
+    check_same("scans", fingerprint(patients))
     for warning in prepared.warnings:
         print(f"warning: {warning}")
     name = "external" if source else split
     together(lambda: workdir.check_channels(run, prepared.num_channels))
     same_ids = together(lambda: workdir.check_unseen(run, patients)) if source else []
-    step, weights = together(lambda: checkpoint.load_best(run, config, prepared.num_channels))
+    step, weights = checkpoint.load_best(run, config, prepared.num_channels)
     output = output or run / "evaluation" / name
     title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
     note = f"Best weights of {run}, step {step}."

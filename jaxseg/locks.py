@@ -22,9 +22,8 @@ from typing import Any
 from jaxseg.errors import UserError
 
 LIFE_SIGN_SECONDS = 30  # the holder sets the file's time this often
-# The lock of a host that gave no sign of life for so long is taken over. Ten signs: a file
-# server may be away for a while.
-STALE_SECONDS = 300
+# The lock of a host that gives no sign of life for so long, three signs, is taken over.
+STALE_SECONDS = 100
 _QUIET_WAIT_SECONDS = 1.0  # a shorter wait is not worth a message
 _awaited: set[str] = set()  # what this process holds by `wait_for`
 
@@ -34,7 +33,8 @@ def hold(path: Path, what: str) -> Iterator[None]:
     """Hold the lock at path, or refuse at once; its folder is made where it is missing.
 
     What a dead process of this host held is taken over, with a line on stderr; so is what
-    another host held, `STALE_SECONDS` after its last sign of life. The file stays, emptied.
+    another host held, once it has given no sign of life for `STALE_SECONDS`, for which this
+    waits. The file stays, emptied.
 
     Args:
         path: the lock.
@@ -129,18 +129,33 @@ def _refuse_or_take_over(file: io.FileIO, path: Path, what: str):
         who = f"process {holder['pid']} on {holder['host']} (since {holder['started']})"
     remedy = "wait for its end or end it, or choose another place"
     if locked is False:
+        silent = _silent_seconds(file, path)
+        if silent > STALE_SECONDS:  # a file server may not have noticed that a machine is gone
+            remedy += f"; no sign of life for {silent:.0f} s: if it is dead, delete {path}"
         raise UserError(f"{what}: in use by {who}; {remedy}")
-    silent_seconds = _silent_seconds(file, path)
-    fresh = silent_seconds < STALE_SECONDS
     if holder["host"] != socket.gethostname():  # our flock may not reach that far
-        if fresh:
-            raise UserError(
-                f"{what}: in use by {who}, last sign of life {silent_seconds:.0f} s ago; {remedy}. "
-                f"If it is dead, start again in {STALE_SECONDS - silent_seconds:.0f} s"
-            )
-    elif locked is None and fresh and _alive(holder["pid"]):
+        if _gives_sign(file, path, f"{what}: {who} may be at work"):
+            raise UserError(f"{what}: in use by {who}; {remedy}")
+    elif locked is None and _alive(holder["pid"]) and _silent_seconds(file, path) < STALE_SECONDS:
         raise UserError(f"{what}: in use by {who}; {remedy}")
     print(f"{what}: taken over from {who}, which is dead", file=sys.stderr, flush=True)
+
+
+def _gives_sign(file: io.FileIO, path: Path, told: str) -> bool:
+    """Watch for a sign of life until there has been none for STALE_SECONDS.
+
+    So that a job that is started again on another machine goes on by itself.
+    """
+    last, missing = os.fstat(file.fileno()).st_mtime, STALE_SECONDS - _silent_seconds(file, path)
+    if missing > 0:
+        text = f"{told}; waiting {missing:.0f} s for a sign of life"
+        print(text, file=sys.stderr, flush=True)
+    deadline = time.monotonic() + missing
+    while time.monotonic() < deadline:
+        time.sleep(min(1.0, missing / 10))
+        if os.stat(path).st_mtime > last:
+            return True
+    return False
 
 
 def _write(file: io.FileIO):

@@ -147,6 +147,12 @@ class Progress:
                 "good checkpoint is kept. A lower optimizer.learning_rate or float32 may help."
             )
 
+    def catch_up(self, step: int):
+        """Wait for the last step and record what the log has not said of the steps before it."""
+        self.flush()
+        if self._window:
+            self._log_window(step)
+
     def _log_window(self, step: int):
         window, self._window = self._window, []
         now = time.perf_counter()

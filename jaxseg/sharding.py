@@ -113,14 +113,13 @@ def check_fits(config: Config, mesh: Mesh):
     accumulate, rows = config.train.accumulate, config.input.image_size[0]
     many = f"the {parts} devices" if spatial == 1 else f"the {parts} parts of config.mesh"
     if config.train.batch_size % (parts * accumulate):
-        many += f" x config.train.accumulate={accumulate}" if accumulate > 1 else ""
-        raise UserError(
-            f"config.train.batch_size={config.train.batch_size}: must be a multiple of {many}"
-        )
-    if config.evaluation.batch_size % mesh.size:
+        times = f" x config.train.accumulate={accumulate}" if accumulate > 1 else ""
+        value = f"config.train.batch_size={config.train.batch_size}"
+        raise UserError(f"{value}: must be a multiple of {many}{times}")
+    if config.evaluation.batch_size % parts:
         raise UserError(
             f"config.evaluation.batch_size={config.evaluation.batch_size}: must be a multiple of "
-            f"the {mesh.size} devices"
+            f"{many}"
         )
     if rows % spatial:
         raise UserError(f"config.mesh.spatial={spatial}: must divide the {rows} rows of the images")

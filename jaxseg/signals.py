@@ -7,6 +7,7 @@ import time
 
 # A process votes with the position of its reason; the largest vote of all processes counts.
 REASONS = ("", "train.max_minutes", "SIGINT", "SIGTERM")
+_STARTED = time.monotonic()  # of the program, when it imports this
 
 
 class StopRequests:
@@ -17,7 +18,7 @@ class StopRequests:
 
     def __init__(self, max_minutes: float = 0.0):
         self._received = 0
-        self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
+        self._deadline = _STARTED + 60 * max_minutes if max_minutes else float("inf")
 
     def __enter__(self) -> "StopRequests":
         self._before = {s: signal.signal(s, self._receive) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -6,7 +6,8 @@
 
 The same command again continues an interrupted run; a finished one says so. Ctrl-C, SIGTERM
 or train.max_minutes saves first and exits with 0, as a run that has ended does; 1 when
-training failed, 2 with what to mend. Several processes: see launch/README.md.
+training failed, 2 with what to mend. During the scoring after the training a signal ends the
+program at once, and the same command scores again. Several processes: see launch/README.md.
 """
 
 import contextlib
@@ -25,8 +26,16 @@ from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.control import should_stop
 from jaxseg.data import training_batches
-from jaxseg.datasets import Patient, Prepared, prepare, split_patients
-from jaxseg.distributed import check_same, failing_together, is_main, join, on_main, together
+from jaxseg.datasets import Patient, Prepared, fingerprint, prepare, split_patients
+from jaxseg.distributed import (
+    check_same,
+    failing_together,
+    gather,
+    is_main,
+    join,
+    on_main,
+    together,
+)
 from jaxseg.evaluate import evaluate, find_threshold_baseline
 from jaxseg.profiler import Profile
 from jaxseg.progress import Progress
@@ -59,9 +68,8 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
     abstract = abstract_state(config, prepared.num_channels, mesh)
     train_step, observe = jit_train_step(config, abstract, mesh), jit_observe(config, abstract)
     validation = Validation(config, prepared, splits["validation"], mesh)
-    keep = config.train.keep_every_steps
     with (
-        checkpoint.open_checkpoints(run, keep) as checkpoints,
+        checkpoint.open_checkpoints(run, config.train.keep_every_steps) as checkpoints,
         StopRequests(config.train.max_minutes) as requests,
         failing_together(),  # innermost: to close the checkpoints is to wait for the others
     ):
@@ -85,7 +93,7 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
                 progress.step(step, metrics)
                 if step % config.train.eval_every_steps and step != num_steps:
                     continue
-                progress.flush()
+                progress.catch_up(step)
                 with progress.away("evaluation"):
                     result = validation.scores(best_weights(state))
                     state = observe(state, np.float32(monitored(result, config)))
@@ -96,10 +104,17 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
                 saved, stopped = step, should_stop(state.early_stop, config.early_stop)
                 if progress.wants_pictures:
                     progress.pictures(step, validation.pictures(best_weights(state)))
-            progress.flush()
+            progress.catch_up(step)
         if step > saved:
             checkpoint.save(checkpoints, step, state, None)
-    return "" if stopped or step == num_steps else REASONS[progress.stop]
+        stop = max(progress.stop, *gather(requests.vote))
+    return interruption(stop, complete=stopped or step == num_steps)
+
+
+def interruption(stop: int, complete: bool) -> str:
+    """Return the reason of a vote; a time limit does not keep a complete run from its scores."""
+    time_limit = REASONS.index("train.max_minutes")
+    return "" if complete and stop <= time_limit else REASONS[stop]
 
 
 def monitored(result: dict[str, float], config: Config) -> float:
@@ -136,9 +151,12 @@ def set_up(
     together(lambda: check_fits(config, make_mesh(config.mesh)))
     check_same("settings", to_json(config))
     prepared = together(lambda: prepare(config.dataset))
+    check_same("scans", fingerprint(prepared.patients))
     splits = together(lambda: split_patients(prepared.patients, config.split))
     lock = locks.hold(run / "lock", f"--workdir {run}")
     on_main(lambda: stack.enter_context(lock))
+    holder = on_main(lambda: (run / "lock").read_text())
+    together(lambda: workdir.check_shared(run / "lock", holder))
     on_main(lambda: workdir.claim(run, config, prepared.num_channels, splits))
     if on_main(lambda: workdir.is_finished(run)):
         return None

@@ -32,7 +32,8 @@ class Validation:
 
     def scores(self, weights: Weights) -> dict[str, float]:
         """Return validation_dice (mean over patients and classes) and validation_loss (slices)."""
-        sums = empty_sums(len(self.patients), self.config.model.num_classes)
+        empty = empty_sums(len(self.patients), self.config.model.num_classes)
+        sums = jax.device_put(empty, replicated(self.mesh))  # as later sums lie: one compilation
         process = jax.process_index(), jax.process_count()
         for batch in evaluation_batches(self.prepared, self.patients, self.config, *process):
             sums = self._step(weights, to_global(batch, self.mesh), sums)
@@ -55,10 +56,8 @@ class Validation:
             index = record_indices([patient])[np.argmax(patient.tumour_pixels)]
             examples.append(prepare_slice(source[int(index)], size, self.config.input.crop_to_head))
         images = np.stack([e["image"] for e in examples])
-        padding = -len(images) % self.mesh.size
-        padded = np.pad(images, [(0, padding)] + [(0, 0)] * (images.ndim - 1))
-        mine = np.split(padded, jax.process_count())[jax.process_index()]
-        probability = jax.device_get(self._predict(weights, to_global(mine, self.mesh)))
+        everywhere = jax.make_array_from_process_local_data(replicated(self.mesh), images)
+        probability = jax.device_get(self._predict(weights, everywhere))
         channel = min(self.config.dataset.flair_channel, images.shape[-1] - 1)
         predicted = probability[..., 0] >= self.config.evaluation.threshold
         return [

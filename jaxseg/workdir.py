@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _FREE = (
     "dataset.cache_dir",
     "input.num_workers",
     "input.num_threads",
+    "evaluation.batch_size",
     "mesh.data",
     "mesh.fsdp",
     "mesh.spatial",
@@ -73,6 +75,24 @@ def claim(
     write_json(workdir / "data.json", data)
     write_json(workdir / "versions.json", versions())
     replace_text(workdir / "config.json", to_json(config))  # last: it marks the claim
+
+
+def check_shared(lock: Path, holder: str, seconds: float = 10.0):
+    """Raise UserError unless this process sees the lock that the first one holds.
+
+    Args:
+        lock: path in the workdir.
+        holder: its content as the first process reads it.
+        seconds: a file server may need so long to show a new file.
+    """
+    deadline = time.monotonic() + seconds
+    while not lock.is_file() or lock.read_text() != holder:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"--workdir {lock.parent}: not the folder that the first process sees; all hosts "
+                "must share it"
+            )
+        time.sleep(0.1)
 
 
 def load_config(workdir: Path) -> Config:

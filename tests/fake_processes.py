@@ -76,7 +76,7 @@ def main(output: Path, axes: dict[str, int]):
     from jaxseg.sharding import make_mesh
 
     distributed.join()
-    config = step_config("batch", **axes)
+    config = step_config("batch", dropout=0.2, **axes)
     mesh = make_mesh(config.mesh)
     state, logs = sgd_steps(config, mesh, 3)
     found = [np.asarray(x) for x in jax.tree.leaves(on_host(state, mesh))]

@@ -18,10 +18,10 @@ from jaxseg.state import TrainState, new_state
 BATCH, SIZE = 16, (32, 16)
 
 
-def step_config(norm: str = "batch", accumulate: int = 1, **mesh) -> Config:
+def step_config(norm: str = "batch", accumulate: int = 1, dropout: float = 0.0, **mesh) -> Config:
     """Return settings of a small network; Dice over the batch, so that samples depend."""
     return Config(
-        model=Model(widths=(4, 8), norm=norm, deep_supervision=0),
+        model=Model(widths=(4, 8), norm=norm, dropout=dropout),
         input=Input(image_size=SIZE),
         loss=Loss(bce=1.0, dice=1.0, dice_over_batch=True),
         optimizer=Optimizer(learning_rate=0.1, warmup_steps=0, ema_decay=0.5),
@@ -43,7 +43,8 @@ def make_batch(seed: int) -> dict[str, np.ndarray]:
 
 def share(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return this process's part of a batch, as the loader takes it."""
-    return {k: x[jax.process_index() :: jax.process_count()] for k, x in batch.items()}
+    process, count = jax.process_index(), jax.process_count()
+    return {k: np.split(x, count)[process] for k, x in batch.items()}
 
 
 def sgd_steps(

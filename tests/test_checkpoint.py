@@ -44,7 +44,8 @@ def read(folder: Path, state: TrainState) -> tuple[int, int]:
     with checkpoint.open_checkpoints(folder) as checkpoints:
         latest = checkpoint.restore_latest(checkpoints, abstract(state))
     with checkpoint.read_checkpoints(folder) as checkpoints:
-        step, weights = checkpoint.restore_best(checkpoints, abstract(state))
+        step = checkpoint.best_usable(checkpoints, abstract(state))
+        weights = checkpoint.restore_weights(checkpoints, abstract(state), step)
     assert {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(weights)} == {float(step)}
     assert jax.tree.structure(best_weights(latest)) == jax.tree.structure(weights)
     return int(latest.step), step
@@ -72,7 +73,7 @@ def test_a_folder_without_checkpoints(tmp_path, state):
         checkpoint.read_checkpoints(tmp_path) as checkpoints,
         pytest.raises(UserError, match="no evaluated checkpoint here that can be read; train"),
     ):
-        checkpoint.restore_best(checkpoints, abstract(state))
+        checkpoint.best_usable(checkpoints, abstract(state))
 
 
 def damage(folder: Path, step: int, how: str):
@@ -135,7 +136,8 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, state, c
     save_all(tmp_path, state, {1: 0.9, 2: 0.2, 3: 0.4})
     damage(tmp_path, 1, "truncated")
     with checkpoint.read_checkpoints(tmp_path) as checkpoints:
-        step, weights = checkpoint.restore_best(checkpoints, abstract(state))
+        step = checkpoint.best_usable(checkpoints, abstract(state))
+        weights = checkpoint.restore_weights(checkpoints, abstract(state), step)
     assert step == 3
     assert {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(weights)} == {3.0}
     assert "warning: checkpoint 1 cannot be read" in capsys.readouterr().err

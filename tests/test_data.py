@@ -73,11 +73,13 @@ def test_epochs_differ(config, prepared):
 
 
 def test_the_parts_of_the_processes_make_up_the_batch(config, prepared):
-    (whole,) = batches(config, prepared, 1)
-    parts = [batches(config, prepared, 1, process=p, num_processes=4)[0] for p in range(4)]
-    for p, part in enumerate(parts):
-        assert len(part["image"]) == 2
-        np.testing.assert_array_equal(part["image"], whole["image"][p::4])
+    """In the rows where the process stands: dropout, for one, goes by row."""
+    whole = batches(config, prepared, 3)
+    for process in range(4):
+        parts = batches(config, prepared, 3, process=process, num_processes=4)
+        for part, batch in zip(parts, whole, strict=True):
+            expected = batch["image"][2 * process : 2 * process + 2]
+            np.testing.assert_array_equal(part["image"], expected)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 1.0])

@@ -1,11 +1,15 @@
 """When processes are joined, and what a single process makes of it; real ones: test_processes."""
 
+import dataclasses
 import os
+import threading
 
 import jax
 import pytest
+from fake_config import tiny_config
 
-from jaxseg import distributed
+from jaxseg import distributed, workdir
+from jaxseg.datasets import fingerprint, prepare
 from jaxseg.errors import TrainingFailed, UserError
 
 VARIABLES = {
@@ -110,3 +114,25 @@ def test_one_process_agrees_with_itself():
 def test_one_process_fails_as_ever(error):
     with pytest.raises(type(error)), distributed.failing_together():
         raise error
+
+
+def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
+    lock = tmp_path / "lock"
+    with pytest.raises(UserError, match="not the folder that the first process sees"):
+        workdir.check_shared(lock, "holder", seconds=0.0)
+    lock.write_text("another")
+    with pytest.raises(UserError, match="all hosts must share it"):
+        workdir.check_shared(lock, "holder", seconds=0.0)
+    writing = threading.Timer(0.3, lock.write_text, ("holder",))  # a slow file server
+    writing.start()
+    workdir.check_shared(lock, "holder", seconds=20.0)
+    writing.join()
+
+
+def test_other_scans_on_another_host_are_noticed(tmp_path):
+    patients = prepare(tiny_config(tmp_path).dataset).patients
+    same = fingerprint(patients)
+    assert same == fingerprint(list(patients))
+    assert same != fingerprint(patients[1:])
+    changed = dataclasses.replace(patients[0], digests=("x", *patients[0].digests[1:]))
+    assert same != fingerprint([changed, *patients[1:]])

@@ -22,9 +22,10 @@ from test_train import (
     with_train,
 )
 
-from jaxseg import checkpoint, workdir
+from jaxseg import checkpoint, train, workdir
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
+from jaxseg.signals import REASONS
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +215,18 @@ def test_a_cache_that_cannot_be_written_is_harmless(counted, tmp_path):
     text, counts = counted(tmp_path / "a", tmp_path, "--config.train.num_steps=5")
     assert "Training is complete" in text and "Traceback" not in text
     assert counts[LOADED] > 0 and counts[FOUND] == 0
+
+
+@pytest.mark.parametrize(
+    "reason, complete, said",
+    [
+        ("", True, ""),
+        ("", False, ""),
+        ("train.max_minutes", True, ""),  # the scores are due
+        ("train.max_minutes", False, "train.max_minutes"),
+        ("SIGTERM", True, "SIGTERM"),  # the scoring would be killed: the next start does it
+        ("SIGINT", False, "SIGINT"),
+    ],
+)
+def test_what_interrupts_a_run(reason, complete, said):
+    assert train.interruption(REASONS.index(reason), complete) == said

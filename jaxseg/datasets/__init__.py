@@ -25,11 +25,18 @@ from jaxseg import intensity, locks
 from jaxseg.datasets import builder, image_folder, lgg, phantom
 from jaxseg.datasets.checks import raise_problems, read_volumes
 from jaxseg.datasets.files import IMAGE_SUFFIXES, Files, list_files
-from jaxseg.datasets.index import Patient, Volume, describe, read_index, write_index
+from jaxseg.datasets.index import (
+    Patient,
+    Volume,
+    describe,
+    fingerprint,
+    read_index,
+    write_index,
+)
 from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import TrainingFailed, UserError
 
-__all__ = ["Patient", "Prepared", "prepare", "split_patients"]
+__all__ = ["Patient", "Prepared", "fingerprint", "prepare", "split_patients"]
 
 _INDEX = "index.json"
 _MAX_CAUSE = 200  # characters of a library's message

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,12 @@ def describe(volume: Volume, first: int) -> Patient:
         digests=tuple(_digest(image) for image in volume.image),
         files=volume.files,
     )
+
+
+def fingerprint(patients: Sequence[Patient]) -> str:
+    """Return a text that is the same only for the same patients with the same images."""
+    content = json.dumps([[p.id, p.first, p.tumour_pixels, p.digests] for p in patients])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _digest(image: np.ndarray) -> str:
