@@ -157,8 +157,10 @@ def failing_together() -> Iterator[None]:
                 "on from the last checkpoint.",
                 file=sys.stderr,
             )
+        elif isinstance(error, KeyboardInterrupt):
+            print(f"interrupted: {where}", file=sys.stderr)
         else:
             traceback.print_exc()
         sys.stderr.flush()
         sys.stdout.flush()
-        os._exit(2 if isinstance(error, UserError) else 1)
+        os._exit({UserError: 2, KeyboardInterrupt: 130}.get(type(error), 1))
