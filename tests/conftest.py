@@ -1,6 +1,7 @@
 """Shared set-up: eight simulated devices, strict ranks, fast compiles, real scans where present."""
 
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -23,6 +24,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 flags.FLAGS.mark_as_parsed()  # grain's loader processes ask for parsed flags
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Lift a limit on files, as test_disk_full.py sets, before pytest writes to its own log."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
 @pytest.fixture(scope="session")
