@@ -205,6 +205,8 @@ def kill(processes: list[subprocess.Popen]):
     for process in processes:
         process.kill()
         process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
 def test_an_error_of_one_process_ends_all_and_is_told_once(train, tmp_path):
