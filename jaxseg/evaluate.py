@@ -24,7 +24,17 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxseg import baselines, checkpoint, cli, figures, report, scorecard, scoretext, workdir
+from jaxseg import (
+    baselines,
+    checkpoint,
+    cli,
+    figures,
+    operating,
+    report,
+    scorecard,
+    scoretext,
+    workdir,
+)
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.datasets import Patient, Prepared, fingerprint, prepare, split_patients
@@ -38,18 +48,17 @@ from jaxseg.distributed import (
     together,
 )
 from jaxseg.errors import UserError
-from jaxseg.inference import Case, predict_patients, read_patient
+from jaxseg.inference import Case, Model, make_model, predict_patients, read_patient
 from jaxseg.intensity import normalise
+from jaxseg.operating import OperatingPoint, segment
 from jaxseg.settings import to_json
-from jaxseg.sharding import make_mesh, replicated, split_batch
-from jaxseg.state import Weights
-from jaxseg.steps import jit_predict
 
 
 def evaluate(
     run: Path,
     config: Config,
-    weights: Weights,
+    model: Model,
+    point: OperatingPoint,
     prepared: Prepared,
     patients: Sequence[Patient],
     output: Path,
@@ -64,7 +73,8 @@ def evaluate(
     Args:
         run: workdir of the training run; holds the threshold baseline found on train.
         config: of the run.
-        weights: to evaluate.
+        model: to evaluate, with the temperature of the operating point.
+        point: how its probabilities become masks.
         prepared: the data set.
         patients: whom to score.
         output: folder to write to.
@@ -76,19 +86,13 @@ def evaluate(
         The content of scores.json; None on the other processes.
     """
     on_main(lambda: make_folder(output))
-    mesh = make_mesh(devices=jax.local_devices())
-    weights = jax.device_put(weights, replicated(mesh))
-    per_device = -(-config.evaluation.batch_size // jax.device_count())
-    section = dataclasses.replace(config.evaluation, batch_size=per_device * mesh.size)
-    local = dataclasses.replace(config, evaluation=section)
-    predict = jit_predict(config, split_batch(mesh))
 
     def cases(chosen: Sequence[Patient]) -> Iterator[Case]:
-        return predict_patients(predict, weights, prepared, chosen, local, mesh)
+        return predict_patients(model, prepared, chosen)
 
     baseline = together(lambda: threshold_baseline(run))
     mine = patients[jax.process_index() :: jax.process_count()]
-    scores, baseline_scores = map(gather_scores, score_cases(cases(mine), config, baseline))
+    scores, baseline_scores = map(gather_scores, score_cases(cases(mine), config, point, baseline))
     if not is_main():
         return None
     samples, spacing_mm = config.evaluation.bootstrap_samples, config.dataset.spacing_mm
@@ -96,9 +100,10 @@ def evaluate(
         scores, samples, spacing_mm=spacing_mm, best_threshold=(baseline, baseline_scores)
     )
     summary["about"] = about
+    summary["operating_point"] = point._asdict()
     scorecard.write_json(output / "scores.json", summary)
     scorecard.write_patients_csv(output / "patients.csv", scores)
-    shown = write_figures(run, output, scores, summary, patients, cases, config)
+    shown = write_figures(run, output, scores, summary, patients, cases, config, point)
     report_path, settings = output / "report.html", to_json(config)
     report.write_report(
         report_path, title, summary, scores, shown, settings, workdir.versions(), notes
@@ -132,13 +137,16 @@ def gather_scores(mine: Sequence[scorecard.PatientScore]) -> list[scorecard.Pati
 
 
 def score_cases(
-    cases: Iterable[Case], config: Config, baseline: baselines.ThresholdBaseline
+    cases: Iterable[Case],
+    config: Config,
+    point: OperatingPoint,
+    baseline: baselines.ThresholdBaseline,
 ) -> tuple[list[scorecard.PatientScore], list[scorecard.PatientScore]]:
     """Return the scores of the predictions and those of the threshold baseline."""
     ours, trivial = [], []
     for case in cases:
         truth, spacing = case.truth[..., 0], config.dataset.spacing_mm
-        prediction = case.probability[..., 0] >= config.evaluation.threshold
+        prediction = segment(case.probability[..., 0], point, spacing)
         thresholded = baselines.apply(baseline, normalise_volume(case.image, case.stats))
         ours.append(scorecard.score_patient(case.patient.id, prediction, truth, spacing))
         trivial.append(scorecard.score_patient(case.patient.id, thresholded, truth, spacing))
@@ -184,6 +192,7 @@ def write_figures(
     patients: Sequence[Patient],
     cases: Any,
     config: Config,
+    point: OperatingPoint,
 ) -> dict[str, Path]:
     """Draw the figures; the best, median and worst patients are predicted once more.
 
@@ -202,7 +211,7 @@ def write_figures(
     for name, score in picks.items():
         (case,) = cases([by_id[score.patient]])
         channel = min(config.dataset.flair_channel, case.image.shape[-1] - 1)
-        prediction = case.probability[..., 0] >= config.evaluation.threshold
+        prediction = segment(case.probability[..., 0], point, config.dataset.spacing_mm)
         shown[name] = output / f"patient_{name}.png"
         image, truth = case.image[..., channel], case.truth[..., 0]
         figures.patient_contours(shown[name], score.patient, image, truth, prediction, score)
@@ -256,6 +265,8 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
     together(lambda: workdir.check_channels(run, prepared.num_channels))
     same_ids = together(lambda: workdir.check_unseen(run, patients)) if source else []
     step, weights = checkpoint.load_best(run, config, prepared.num_channels)
+    point = together(lambda: operating.read(run, config))
+    model = make_model(config, weights, point.temperature)
     output = output or run / "evaluation" / name
     title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
     note = f"Best weights of {run}, step {step}."
@@ -265,9 +276,10 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
         note += f" These patients took part in the training ({name}): not an honest score."
     if name == "all":
         note += " These include the patients of the training: not an honest score."
-    print("\nwarning: ".join([note, *same_ids]), end="\n\n")
+    notes = [note, *same_ids]
+    print("\nwarning: ".join(notes), end="\n\n")
     about = {"split": name, "source": source or config.dataset.source, "step": step}
-    evaluate(run, config, weights, prepared, patients, output, title, about, [note, *same_ids])
+    evaluate(run, config, model, point, prepared, patients, output, title, about, notes)
     gather(None)  # the others stay until the first one has written
 
 

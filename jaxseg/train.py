@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxseg import checkpoint, cli, locks, workdir
+from jaxseg import checkpoint, cli, locks, operating, workdir
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.control import should_stop
@@ -37,6 +37,7 @@ from jaxseg.distributed import (
     together,
 )
 from jaxseg.evaluate import evaluate, find_threshold_baseline
+from jaxseg.inference import make_model
 from jaxseg.profiler import Profile
 from jaxseg.progress import Progress
 from jaxseg.settings import describe, to_json
@@ -199,7 +200,9 @@ def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
     title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
     print(f"\nTraining is complete. {note}\n", flush=True)
     about = {"split": "test", "source": config.dataset.source, "step": best_step}
-    evaluate(run, config, weights, prepared, splits["test"], output, title, about, [note])
+    point = together(lambda: operating.read(run, config))
+    model, test = make_model(config, weights, point.temperature), splits["test"]
+    evaluate(run, config, model, point, prepared, test, output, title, about, [note])
     on_main(lambda: workdir.mark_finished(run, best_step))
 
 

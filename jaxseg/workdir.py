@@ -103,12 +103,17 @@ def load_config(workdir: Path) -> Config:
     return from_dict(read_json(path))
 
 
-def check_channels(workdir: Path, num_channels: int):
-    """Raise UserError unless the run was trained on images with num_channels channels."""
-    trained = read_json(workdir / "data.json")["num_channels"]
-    if num_channels != trained:
+def num_channels(workdir: Path) -> int:
+    """Return the number of channels of the images that the run was trained on."""
+    return read_json(workdir / "data.json")["num_channels"]
+
+
+def check_channels(workdir: Path, given: int):
+    """Raise UserError unless the run was trained on images with so many channels."""
+    trained = num_channels(workdir)
+    if given != trained:
         raise UserError(
-            f"the model was trained on images with {trained} channels; these have {num_channels}"
+            f"the model was trained on images with {trained} channels; these have {given}"
         )
 
 

@@ -28,6 +28,7 @@ LEVELS = (
     ("augment", "state", "figures", "report", "cli", "datasets.splits"),
     ("steps", "checkpoint", "datasets"),
     ("data", "workdir"),
+    ("operating",),
     ("inference", "validation", "progress"),
     ("evaluate",),
     ("train",),
@@ -46,14 +47,14 @@ HOMES = {
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
     "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
-    "scipy": {"surface", "datasets.phantom"},
+    "scipy": {"surface", "operating", "datasets.phantom"},
 }
 
 # Reading, augmenting and reporting run on the host, the first in loader processes.
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
     *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *("signals", "tensorboard", "xla_flags", "locks"),
+    *("signals", "tensorboard", "xla_flags", "locks", "operating"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 
