@@ -37,9 +37,19 @@ def best_threshold(patients: Iterable[tuple[np.ndarray, np.ndarray]]) -> Thresho
     Raises:
         UserError: no patients.
     """
+    return choose(dice_per_threshold(volume, truth) for volume, truth in patients)
+
+
+def dice_per_threshold(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return one patient's Dice for each channel and threshold, float64 [C, NUM_BINS]."""
+    return dice(_counts_per_threshold(volume, truth))
+
+
+def choose(patients: Iterable[np.ndarray]) -> ThresholdBaseline:
+    """Choose as `best_threshold` does, from the `dice_per_threshold` of each patient."""
     total, num_patients = 0.0, 0
-    for volume, truth in patients:
-        total = total + dice(_counts_per_threshold(volume, truth))
+    for table in patients:
+        total = total + table
         num_patients += 1
     if num_patients == 0:
         raise UserError("no training patients to choose the baseline threshold on")
@@ -47,6 +57,12 @@ def best_threshold(patients: Iterable[tuple[np.ndarray, np.ndarray]]) -> Thresho
     channel, index = np.unravel_index(np.argmax(mean), mean.shape)
     threshold = LOWEST + index / STEPS_PER_UNIT
     return ThresholdBaseline(int(channel), float(threshold), float(mean[channel, index]))
+
+
+def look_up(baseline: ThresholdBaseline, table: np.ndarray) -> float:
+    """Return the baseline's Dice on a patient with this `dice_per_threshold`."""
+    index = round((baseline.threshold - LOWEST) * STEPS_PER_UNIT)
+    return float(table[baseline.channel, index])
 
 
 def apply(baseline: ThresholdBaseline, volume: np.ndarray) -> np.ndarray:

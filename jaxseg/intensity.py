@@ -63,14 +63,14 @@ def normalise(image: np.ndarray, stats: np.ndarray) -> np.ndarray:
     """Clip to the volume's bounds, subtract its mean and divide by its standard deviation.
 
     Args:
-        image: [H, W, C] uint8, uint16 or float.
+        image: [..., W, C] uint8, uint16 or float; a slice or a whole volume.
         stats: [C, 4] float32 from `volume_statistics`.
 
     Returns:
-        [H, W, C] float32 in units of standard deviations; a new array.
+        [..., W, C] float32 in units of standard deviations; a new array.
     """
     # Bounds as whole rows: NumPy is several times faster than with [C].
-    rows = np.tile(np.asarray(stats, np.float32).T[:, None], (1, image.shape[1], 1))
+    rows = np.tile(np.asarray(stats, np.float32).T[:, None], (1, image.shape[-2], 1))
     low, high, mean, std = rows  # [W, C] each
     result = image.astype(np.float32)
     np.clip(result, low, high, out=result)

@@ -151,7 +151,7 @@ def set_up(
     """Check config, devices and data, and claim the workdir; None when the run is finished."""
     together(lambda: check_fits(config, make_mesh(config.mesh)))
     check_same("settings", to_json(config))
-    prepared = together(lambda: prepare(config.dataset))
+    prepared = together(lambda: prepare(config.dataset, config.split))
     check_same("scans", fingerprint(prepared.patients))
     splits = together(lambda: split_patients(prepared.patients, config.split))
     lock = locks.hold(run / "lock", f"--workdir {run}")

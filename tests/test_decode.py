@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fake_data import make_slice, tiff
 
-from jaxseg.datasets.decode import decode_image, decode_mask
+from jaxseg.datasets.decode import decode_image, decode_mask_values
 
 SMOOTH = cv2.GaussianBlur(make_slice(3)[0], (3, 3), 0)
 
@@ -54,6 +54,6 @@ def test_masks_that_are_taken(high, dtype, channels):
     mask = make_slice(0)[1]
     stored = np.repeat(mask.astype(dtype) * dtype(high), channels, axis=-1)
     for suffix in (".png", ".tif"):
-        decoded = decode_mask(cv2.imencode(suffix, stored)[1].tobytes())
-        assert decoded.dtype == np.uint8
-        np.testing.assert_array_equal(decoded, mask)
+        decoded = decode_mask_values(cv2.imencode(suffix, stored)[1].tobytes())
+        assert decoded.dtype == dtype
+        np.testing.assert_array_equal(decoded, stored[..., :1])

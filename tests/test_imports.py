@@ -24,18 +24,19 @@ LEVELS = (
     ),
     (
         *("native", "losses", "control", "optimizer", "geometry", "sharding", "settings"),
-        *("baselines", "scorecard"),
+        *("baselines", "scorecard", "leakage"),
         *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
     ),
-    ("augment", "layers", "figures", "report", "cli", "datasets.splits"),
+    ("augment", "layers", "figures", "report", "cli", "datasets.splits", "datasets.layouts"),
     ("model",),
     ("state", "datasets"),
     ("steps", "checkpoint"),
-    ("data", "workdir"),
+    ("data", "workdir", "dataset_facts", "step_time"),
     ("operating",),
-    ("inference", "validation", "progress"),
+    ("inference", "validation", "progress", "findings", "suggest"),
+    ("doctor_page", "cost"),
     ("evaluate",),
-    ("train",),
+    ("train", "doctor"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -47,7 +48,7 @@ HOMES = {
     "matplotlib": {"figures"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
-    "absl.flags": {"cli", "train", "evaluate"},  # programs define flags of their own
+    "absl.flags": {"cli", "train", "evaluate", "doctor"},  # programs define flags of their own
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
     "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
@@ -62,6 +63,7 @@ HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
     *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
     *("signals", "tensorboard", "cpu_setup", "locks", "operating"),
+    *("leakage", "dataset_facts", "findings", "suggest", "doctor_page"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 

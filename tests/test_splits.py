@@ -126,7 +126,7 @@ def test_all_problems_are_told_at_once():
     lines = problems(everyone, LISTS)
     for start in ("patient c: in validation, but", "validation: no patients", "test: no tumour"):
         assert sum(line.startswith(start) for line in lines) == 1
-    assert sum("identical images" in line for line in lines) == 1
+    assert sum("1 identical image:" in line for line in lines) == 1
     assert len(lines) == 4
 
 

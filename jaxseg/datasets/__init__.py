@@ -23,8 +23,8 @@ from tqdm import tqdm
 from jaxseg import config as config_lib
 from jaxseg import intensity, locks
 from jaxseg.datasets import image_folder, lgg, phantom
-from jaxseg.datasets.checks import raise_problems, read_volumes
-from jaxseg.datasets.files import IMAGE_SUFFIXES, Files, list_files
+from jaxseg.datasets.checks import copy_warnings, raise_problems, read_volumes
+from jaxseg.datasets.files import IMAGE_SUFFIXES, Files, Slice, list_files
 from jaxseg.datasets.index import (
     Patient,
     Volume,
@@ -33,10 +33,18 @@ from jaxseg.datasets.index import (
     read_index,
     write_index,
 )
-from jaxseg.datasets.splits import split_patients
+from jaxseg.datasets.splits import check_split, split_patients
 from jaxseg.errors import TrainingFailed, UserError
 
-__all__ = ["Patient", "Prepared", "fingerprint", "prepare", "split_patients"]
+__all__ = [
+    "Patient",
+    "Prepared",
+    "find_slices",
+    "fingerprint",
+    "list_source",
+    "prepare",
+    "split_patients",
+]
 
 _INDEX = "index.json"
 _MAX_CAUSE = 200  # characters of a library's message
@@ -115,7 +123,7 @@ def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -
 
     Args:
         config: which scans.
-        split: when given, its problems are raised here too.
+        split: when given, its problems are raised here too, together with those of the files.
 
     Raises:
         UserError: the source is missing or of another layout; all problems of its files; the
@@ -128,12 +136,12 @@ def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -
             f"brain_phantom takes no source ({config.source}); set config.dataset.name to "
             "lgg_mri or image_folder"
         )
-    files = None if config.name == "brain_phantom" else _list(config)
+    files = None if config.name == "brain_phantom" else list_source(config)
     path = _path(config, files)
     with locks.wait_for(path.parent / f"{path.name}.lock", f"prepares {config.name}"):
         prepared = _open(path)
         if prepared is None:
-            _prepare(config, files, path)
+            _prepare(config, files, path, split)
             prepared = Prepared(path, *read_index(path / _INDEX))
     if split is not None:
         split_patients(prepared.patients, split)
@@ -153,7 +161,8 @@ def _open(path: Path) -> Prepared | None:
     return prepared
 
 
-def _list(config: config_lib.Dataset) -> Files:
+def list_source(config: config_lib.Dataset) -> Files:
+    """List the files of `config.source`; see `files.list_files`."""
     return list_files(config.source, lgg.ROOTS if config.name == "lgg_mri" else ())
 
 
@@ -174,17 +183,24 @@ def _path(config: config_lib.Dataset, files: Files | None) -> Path:
     return Path(cache).expanduser().absolute() / "jaxseg" / config.name / key
 
 
-def _prepare(config: config_lib.Dataset, files: Files | None, path: Path):
+def _prepare(
+    config: config_lib.Dataset, files: Files | None, path: Path, split: config_lib.Split | None
+):
     """Write the copy beside its place and move it there at the end, whole or not at all."""
     problems, warnings = [], []
     num_patients, volumes = _volumes(config, files, problems, warnings)
     progress = tqdm(
         volumes, f"preparing {config.name}", num_patients, unit="patient", leave=False, disable=None
     )
+    unsound = []  # patients that are not in the copy
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            made = _write(config.name, iter(progress), warnings, Path(scratch))
+            sound = _sound(iter(progress), unsound)
+            made, patients = _write(config.name, sound, warnings, Path(scratch))
+            if problems and split is not None:
+                everyone = sorted([*patients, *unsound], key=lambda p: p.id)
+                problems += check_split(everyone, split)[1]
             raise_problems(str(config.source), problems)
             _move(made, path)
     except OSError as error:
@@ -196,20 +212,31 @@ def _prepare(config: config_lib.Dataset, files: Files | None, path: Path):
         progress.close()
 
 
-def _write(name: str, volumes: Iterator[Volume], warnings: list[str], folder: Path) -> Path | None:
-    """Write records and index under folder and return where; None when there are no volumes."""
+def _sound(volumes: Iterator[tuple[Volume, bool]], unsound: list[Patient]) -> Iterator[Volume]:
+    """Pass the sound volumes on, and append what is known of the others to unsound."""
+    for volume, is_sound in volumes:
+        if is_sound:
+            yield volume
+        else:
+            unsound.append(describe(volume, 0))
+
+
+def _write(
+    name: str, volumes: Iterator[Volume], warnings: list[str], folder: Path
+) -> tuple[Path | None, list[Patient]]:
+    """Write records and index under folder; return where, None without volumes, and the index."""
     from jaxseg.datasets import builder  # loads TFDS
 
     patients = []
     volumes = _indexed(volumes, patients)
     first = next(volumes, None)
     if first is None:
-        return None
+        return None, patients
     num_channels, dtype = first.image.shape[-1], first.image.dtype
     all_volumes = itertools.chain([first], volumes)
     made = builder.build(builder.BUILDERS[name](folder, all_volumes, num_channels, dtype))
-    write_index(made / _INDEX, num_channels, patients, warnings)
-    return made
+    write_index(made / _INDEX, num_channels, patients, warnings + copy_warnings(patients))
+    return made, patients
 
 
 def _move(made: Path, path: Path):
@@ -220,18 +247,27 @@ def _move(made: Path, path: Path):
             raise
 
 
-def _volumes(
-    config: config_lib.Dataset, files: Files | None, problems: list[str], warnings: list[str]
-) -> tuple[int, Iterator[Volume]]:
-    """Return the number of patients and their volumes, read as they are asked for."""
-    if files is None:
-        indices = range(config.phantom_patients)
-        return len(indices), (_phantom(config.phantom_seed, i) for i in indices)
+def find_slices(
+    config: config_lib.Dataset, files: Files, problems: list[str]
+) -> dict[str, list[Slice]]:
+    """Return the slices of each patient, as the layout `config.name` has them.
+
+    Problems with names are appended. Raises UserError when the files are of another layout.
+    """
     names = list(files.stamps)
     if config.name == "lgg_mri":
-        patients = lgg.find_slices(names, problems)
-    else:
-        patients = image_folder.find_slices(names, config, problems)
+        return lgg.find_slices(names, problems)
+    return image_folder.find_slices(names, config, problems)
+
+
+def _volumes(
+    config: config_lib.Dataset, files: Files | None, problems: list[str], warnings: list[str]
+) -> tuple[int, Iterator[tuple[Volume, bool]]]:
+    """Return the number of patients and `read_volumes`, read as they are asked for."""
+    if files is None:
+        indices = range(config.phantom_patients)
+        return len(indices), ((_phantom(config.phantom_seed, i), True) for i in indices)
+    patients = find_slices(config, files, problems)
     return len(patients), read_volumes(files, patients, problems, warnings)
 
 
@@ -239,7 +275,8 @@ def _phantom(seed: int, index: int) -> Volume:
     patient = phantom.patient_id(index)
     image, mask = phantom.generate_patient(seed, index)
     numbers = tuple(range(len(image)))
-    return Volume(patient, image, mask, numbers, tuple(f"{patient}/{n}" for n in numbers))
+    files = tuple(f"{patient}/{n}" for n in numbers)
+    return Volume(patient, image, mask, numbers, files, tuple(mask.max((1, 2, 3)).tolist()))
 
 
 def _indexed(volumes: Iterator[Volume], patients: list[Patient]) -> Iterator[Volume]:

@@ -7,14 +7,14 @@ all that is to be mended.
 import itertools
 import zipfile
 import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from jaxseg.datasets.decode import decode_image, decode_mask
+from jaxseg.datasets.decode import decode_image, decode_mask_values
 from jaxseg.datasets.files import Files, Slice
-from jaxseg.datasets.index import Volume
+from jaxseg.datasets.index import Patient, Volume, find_copies, same_images
 from jaxseg.errors import UserError
 
 _MAX_LINES = 50
@@ -24,11 +24,12 @@ _READ_ERRORS = (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.
 
 def read_volumes(
     files: Files, patients: dict[str, list[Slice]], problems: list[str], warnings: list[str]
-) -> Iterator[Volume]:
-    """Yield the volume of each sound patient, in order of the ids.
+) -> Iterator[tuple[Volume, bool]]:
+    """Yield the volume of each patient, in order of the ids, and whether it is sound.
 
-    Patients with a problem are left out, as are those whose images have other channels or
-    another depth than the first: what is yielded has one form.
+    A patient with a problem is not sound: its volume holds what could be read, the slices of
+    the commonest form; it is left out where nothing could. Neither are patients whose images
+    have other channels or another depth than the first. All sound volumes have one form.
 
     Args:
         files: the source.
@@ -39,20 +40,55 @@ def read_volumes(
     forms = defaultdict(list)  # (channels, dtype): files
     for patient, slices in sorted(patients.items()):
         slices = sorted(slices)
-        numbers = [s.number for s in slices]
         before = len(problems)
-        warnings += _gaps(patient, numbers)
+        warnings += _gaps(patient, [s.number for s in slices])
         pairs = _read_slices(files, patient, slices, problems)
         for s, (image, _) in zip(slices, pairs, strict=False):
             if image is not None:
                 forms[image.shape[-1], image.dtype.name].append(s.image)
         _check_sizes(patient, slices, pairs, problems)
-        if len(problems) > before or len({(p[0].shape[-1], p[0].dtype) for p in pairs}) > 1:
-            continue
-        image, mask = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
-        if (image.shape[-1], image.dtype.name) == next(iter(forms)):
-            yield Volume(patient, image, mask, tuple(numbers), tuple(s.image for s in slices))
+        volume = _volume(patient, slices, pairs)
+        if volume is not None:
+            whole = len(volume.image) == len(slices) and len(problems) == before
+            image = volume.image
+            yield volume, whole and (image.shape[-1], image.dtype.name) == next(iter(forms))
     _check_forms(forms, problems)
+
+
+def _volume(patient: str, slices: list[Slice], pairs: list[tuple]) -> Volume | None:
+    """Stack the slices that have the commonest form; None when none can be read."""
+    forms = [_form(*pair) for pair in pairs]
+    counts = Counter(form for form in forms if form)
+    if not counts:
+        return None
+    commonest = counts.most_common(1)[0][0]
+    chosen = [i for i, form in enumerate(forms) if form == commonest]
+    image, mask = (np.stack(arrays) for arrays in zip(*(pairs[i] for i in chosen), strict=True))
+    return Volume(
+        patient,
+        image,
+        (mask != 0).astype(np.uint8),
+        tuple(slices[i].number for i in chosen),
+        tuple(slices[i].image for i in chosen),
+        tuple(int(value) for value in mask.max((1, 2, 3))),
+    )
+
+
+def _form(image: np.ndarray | None, mask: np.ndarray | None) -> tuple | None:
+    """Return shape and depth of an image; None when it or its mask is of no use."""
+    if image is None or mask is None or image.shape[:2] != mask.shape[:2]:
+        return None
+    return image.shape, image.dtype.name
+
+
+def copy_warnings(patients: Iterable[Patient]) -> list[str]:
+    """Return a line for each pair of patients with the same images, or patient with one twice."""
+    lines = []
+    for (a, b), files in find_copies({"": patients}).items():
+        who = f"patient {a}" if a == b else f"patients {a} and {b}"
+        why = "an image twice?" if a == b else "one person under two ids?"
+        lines.append(f"{who}: {same_images(files)}; {why}")
+    return lines
 
 
 def raise_problems(title: str, problems: list[str]):
@@ -81,9 +117,9 @@ def _read_slices(files: Files, patient: str, slices: list[Slice], problems: list
 
 
 def _read_slice(files: Files, s: Slice, problems: list[str]):
-    """Return image [H, W, C] and mask [H, W, 1]; None for what cannot be read."""
+    """Return image [H, W, C] and mask [H, W, 1] as stored; None for what cannot be read."""
     image = _read(files, s.image, decode_image, problems)
-    mask = _read(files, s.mask, decode_mask, problems)
+    mask = _read(files, s.mask, decode_mask_values, problems)
     if image is not None and mask is not None and image.shape[:2] != mask.shape[:2]:
         problems.append(f"{s.mask}: mask of {_size(mask)} pixels, image of {_size(image)}")
     return image, mask

@@ -68,11 +68,11 @@ def decode_image(data: bytes) -> np.ndarray:
     return pixels[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[num_channels]]
 
 
-def decode_mask(data: bytes) -> np.ndarray:
+def decode_mask_values(data: bytes) -> np.ndarray:
     """Decode a mask with values {0, 1}, {0, 255} or, of 16 bit, {0, 65535}.
 
     Returns:
-        [H, W, 1] uint8 of {0, 1}.
+        [H, W, 1] uint8 or uint16 as stored; 0 is background.
 
     Raises:
         ValueError: as `decode_image`; a JPEG file; other values; channels that differ.
@@ -91,7 +91,7 @@ def decode_mask(data: bytes) -> np.ndarray:
             f"mask with values {values}; expected only 0 and 1, or 0 and 255 (several labels? "
             "save mask > 0)"
         )
-    return (mask != 0).astype(np.uint8)
+    return mask
 
 
 def _decode(data: bytes) -> np.ndarray:

@@ -36,13 +36,13 @@ def find_slices(
         UserError: no images, no patient ids, or settings that contradict each other.
     """
     regex = _compile(dataset)
-    entries = [_entry(name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    if not any(not e.is_mask for e in entries) or not any(e.is_mask for e in entries):
+    num_images, num_masks = count(names)
+    if not num_images or not num_masks:
         raise UserError(
-            f"config.dataset.source: {_LAYOUT}; found {sum(not e.is_mask for e in entries)} "
-            f"images and {sum(e.is_mask for e in entries)} masks among {len(names)} files"
+            f"config.dataset.source: {_LAYOUT}; found {num_images} images and {num_masks} masks "
+            f"among {len(names)} files"
         )
-    entries = _without_common_folder(entries)
+    entries = _without_common_folder(_entries(names))
     problems += [f"{n}: neither PNG, TIFF nor JPEG" for n in names if _is_stray(n)]
     slices = defaultdict(list)
     for key, files in pair(entries, problems).items():
@@ -50,6 +50,21 @@ def find_slices(
         if patient:
             slices[patient].append((key, files))
     return {patient: _number(found) for patient, found in slices.items()}
+
+
+def count(names: list[str]) -> tuple[int, int]:
+    """Return how many of the files are images, and how many are masks."""
+    num_masks = sum(e.is_mask for e in _entries(names))
+    return len(_entries(names)) - num_masks, num_masks
+
+
+def image_stems(names: list[str]) -> list[str]:
+    """Return the stems of the images, without the masks."""
+    return [e.key[1] for e in _entries(names) if not e.is_mask]
+
+
+def _entries(names: list[str]) -> list[Entry]:
+    return [_entry(name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def _compile(dataset: config.Dataset) -> re.Pattern | None:
@@ -110,11 +125,14 @@ def _patient(
             "one patient in train and test would inflate the score; set patient_regex (its first "
             "group in the stem is the patient), or every_image_is_a_patient=True if it is so"
         )
-    if len(folders) > 1:
+    if folders[0].lower() in _SPLITS:
+        problems.append(f"{path}: the folder names a split, no patient; set patient_regex")
+    elif len(folders) > 1:
         problems.append(f"{path}: folders in the folder of a patient; set patient_regex")
     return folders[0]
 
 
+_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 _LARGEST_NUMBER = 99_999  # larger integers in a file name are dates or ids, no slice numbers
 
 

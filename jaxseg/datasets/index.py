@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ class Volume:
     mask: np.ndarray  # [D, H, W, 1] uint8 of {0, 1}
     slice_numbers: tuple[int, ...]
     files: tuple[str, ...]  # image files, relative to the source
+    mask_values: tuple[int, ...]  # per slice, that of tumour in the mask's file; 0: no tumour
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,36 @@ def fingerprint(patients: Sequence[Patient]) -> str:
     """Return a text that is the same only for the same patients with the same images."""
     content = json.dumps([[p.id, p.first, p.tumour_pixels, p.digests] for p in patients])
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def find_copies(
+    groups: dict[str, Iterable[Patient]],
+) -> dict[tuple[str, str], list[str]]:
+    """Return the pairs of ids of patients with identical images, and which files these are.
+
+    Each image is compared with the first of its kind in every group, so that many copies of
+    one image in a group make as many pairs, not the square. A patient is its own partner where
+    it has an image twice. Constant images are not counted: blank slices repeat.
+
+    Args:
+        groups: name -> patients; a patient may be in several.
+    """
+    seen = defaultdict(dict)  # digest: group: (id, file) where it stands first
+    pairs = defaultdict(list)
+    for name, patients in groups.items():
+        for patient in patients:
+            for digest, file in zip(patient.digests, patient.files, strict=True):
+                if digest:
+                    for first, first_file in seen[digest].values():
+                        pairs[first, patient.id].append(f"{first_file} = {file}")
+                    seen[digest].setdefault(name, (patient.id, file))
+    return dict(pairs)
+
+
+def same_images(files: list[str]) -> str:
+    """Return how many images are identical and which, three of them by name."""
+    count = "1 identical image" if len(files) == 1 else f"{len(files)} identical images"
+    return f"{count}: {', '.join(files[:3])}{', ...' if len(files) > 3 else ''}"
 
 
 def _digest(image: np.ndarray) -> str:

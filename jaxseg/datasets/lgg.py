@@ -11,6 +11,11 @@ ROOTS = ("kaggle_3m", "lgg-mri-segmentation/kaggle_3m")
 _NAME = re.compile(r"(TCGA_[^_/]+_[^_/]+)_(\d+)_(\d+)(_mask)?\.tiff?", re.IGNORECASE)
 
 
+def is_slice(name: str) -> bool:
+    """Tell whether a file is named like those of the set."""
+    return bool(_NAME.fullmatch(name.split("/")[-1]))
+
+
 def find_slices(names: list[str], problems: list[str]) -> dict[str, list[Slice]]:
     """Return the slices of each patient; problems with names are appended.
 

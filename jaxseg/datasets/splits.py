@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from jaxseg.config import Split
 from jaxseg.datasets.checks import raise_problems
-from jaxseg.datasets.index import Patient
+from jaxseg.datasets.index import Patient, find_copies, same_images
 
 NAMES = ("train", "validation", "test")
 
@@ -26,14 +26,27 @@ def split_patients(patients: Iterable[Patient], split: Split) -> dict[str, tuple
             without patients or without any tumour, identical images under two patients that
             are in different splits.
     """
-    patients = tuple(patients)
-    members = _listed(split) if split.train else _hashed(patients, split)
-    made = {name: tuple(p for p in patients if p.id in members[name]) for name in NAMES}
-    problems = _check_lists(members, {p.id for p in patients})
-    problems += _check_contents(made) and [*_check_contents(made), *_suggest(patients, split)]
-    problems += _check_copies(made)
+    made, problems = check_split(patients, split)
     raise_problems("config.split", problems)
     return made
+
+
+def check_split(
+    patients: Iterable[Patient], split: Split
+) -> tuple[dict[str, tuple[Patient, ...]], list[str]]:
+    """Return the splits and what is wrong with them, instead of raising it."""
+    patients = tuple(patients)
+    made = place(patients, split)
+    problems = _check_lists(_listed(split), {p.id for p in patients})
+    problems += check_contents(made) and [*check_contents(made), *_suggest(patients, split)]
+    return made, problems + _check_copies(made)
+
+
+def place(patients: Iterable[Patient], split: Split) -> dict[str, tuple[Patient, ...]]:
+    """Return the splits unchecked, each in the order given."""
+    patients = tuple(patients)
+    members = _listed(split) if split.train else _hashed(patients, split)
+    return {name: tuple(p for p in patients if p.id in members[name]) for name in NAMES}
 
 
 def _listed(split: Split) -> dict[str, set[str]]:
@@ -76,7 +89,8 @@ def _check_lists(members: dict[str, set[str]], known: set[str]) -> list[str]:
     ]
 
 
-def _check_contents(made: dict[str, tuple[Patient, ...]]) -> list[str]:
+def check_contents(made: dict[str, tuple[Patient, ...]]) -> list[str]:
+    """Return a line for each split without patients or without tumour."""
     problems = []
     for name, patients in made.items():
         if not patients:
@@ -92,9 +106,8 @@ def _check_contents(made: dict[str, tuple[Patient, ...]]) -> list[str]:
 def _suggest(patients: tuple[Patient, ...], split: Split) -> list[str]:
     """Return a salt that fills every split; with few patients chance may leave one empty."""
     for salt in range(0 if split.train else 100):
-        other = _hashed(patients, dataclasses.replace(split, salt=salt))
-        made = {name: tuple(p for p in patients if p.id in other[name]) for name in NAMES}
-        if not _check_contents(made):
+        made = place(patients, dataclasses.replace(split, salt=salt))
+        if not check_contents(made):
             sizes = "/".join(str(len(made[name])) for name in NAMES)
             return [f"by example --config.split.salt={salt} gives {sizes} patients"]
     return []
@@ -102,21 +115,10 @@ def _suggest(patients: tuple[Patient, ...], split: Split) -> list[str]:
 
 def _check_copies(made: dict[str, tuple[Patient, ...]]) -> list[str]:
     """Name the pairs of patients in different splits that share images."""
-    seen = {}  # digest: (patient, split, file) where it stands first in each split
-    shared = defaultdict(list)  # (description of both): files
-    for name, patients in made.items():
-        for patient in patients:
-            for digest, file in zip(patient.digests, patient.files, strict=True):
-                if not digest:
-                    continue
-                places = seen.setdefault(digest, {})
-                places.setdefault(name, (patient.id, file))
-                for other, (other_id, other_file) in places.items():
-                    if other != name and other_id != patient.id:
-                        pair = f"{other_id} ({other}) and {patient.id} ({name})"
-                        shared[pair].append(f"{other_file} = {file}")
+    home = {patient.id: name for name, patients in made.items() for patient in patients}
     return [
-        f"patients {pair}: {len(files)} identical images: {', '.join(files[:3])}"
-        f"{', ...' if len(files) > 3 else ''}; put both into one split or remove one"
-        for pair, files in shared.items()
+        f"patients {a} ({home[a]}) and {b} ({home[b]}): {same_images(files)}; put both into one "
+        "split or remove one"
+        for (a, b), files in find_copies(made).items()
+        if home[a] != home[b]
     ]
