@@ -46,7 +46,7 @@ def estimate(
     cost["how"] = (
         f"on {times.device}: {times.num_steps} steps on random images, median "
         f"{times.step_seconds:.3g} s, and {1000 * times.slice_seconds:.2g} ms to augment a slice; "
-        "a validation slice counted as a third of a training slice; compiling and scoring left out; "
+        "a validation slice counted as a third of a training slice; without compiling and scoring; "
         "other programs that run now make it look slower"
     )
     if needed < free:

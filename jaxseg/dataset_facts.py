@@ -22,7 +22,7 @@ class PatientFacts(NamedTuple):
     stats: np.ndarray  # [C, 4] float32, see intensity.volume_statistics
     head_box: np.ndarray  # [4] int32, see intensity.head_box
     blank_slices: int  # all pixels the same
-    equal_channels: tuple[tuple[int, int], ...]  # pairs with the same pixels everywhere
+    equal_channels: tuple[tuple[int, ...], ...]  # groups of the same pixels everywhere
     mask_values: tuple[int, ...]  # per slice, that of tumour in the file; 0: no tumour
     threshold_dice: np.ndarray  # see baselines.dice_per_threshold
     copied: leakage.Copied
@@ -57,12 +57,7 @@ def measure(volume: Volume, first: int) -> PatientFacts:
         stats,
         head_box(image),
         patient.digests.count(""),
-        tuple(
-            (a, b)
-            for b in channels
-            for a in channels[:b]
-            if np.array_equal(image[..., a], image[..., b])
-        ),
+        _equal_channels(image),
         volume.mask_values,
         baselines.dice_per_threshold(normalise(image, stats), truth),
         leakage.copy_nearest(truth, volume.slice_numbers, np.random.default_rng(first)),
@@ -129,6 +124,18 @@ def best_threshold(
     found = baselines.choose(f.threshold_dice for f in train)
     scores = [baselines.look_up(found, f.threshold_dice) for f in test]
     return found._asdict() | {"test_dice": float(np.mean(scores))}
+
+
+def _equal_channels(image: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    groups = []
+    for c in range(image.shape[-1]):
+        same = (g for g in groups if np.array_equal(image[..., g[0]], image[..., c]))
+        group = next(same, None)
+        if group is None:
+            groups.append([c])
+        else:
+            group.append(c)
+    return tuple(tuple(group) for group in groups if len(group) > 1)
 
 
 def _box_share(facts: PatientFacts) -> float:

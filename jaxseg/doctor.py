@@ -74,9 +74,9 @@ def examine(source: str, given: Dataset, name: str | None) -> Examination:
         return Examination(report, [Finding("error", str(error))], None, [])
     if name:
         layout = layouts.Layout(name, f"you say so by --name; by themselves: {layout.why}")
-    report |= layout._asdict() | {"layout": layout.name}
+    report |= {"layout": layout.name, "why": layout.why}
     if not layout.name:
-        return Examination(report, [Finding("error", _untrainable(layout))], None, [])
+        return Examination(report, [Finding("error", layout.advice)], None, [])
     dataset = dataclasses.replace(given, name=layout.name, source=source)
     files, problems, warnings = list_source(dataset), [], []
     patients, dataset = find_patients(dataset, files, problems)
@@ -85,7 +85,7 @@ def examine(source: str, given: Dataset, name: str | None) -> Examination:
     shown = tqdm(volumes, "reading", len(patients), unit="patient", leave=False, disable=None)
     facts = [measure(volume, position) for position, (volume, _) in enumerate(shown)]
     found = [*findings.of_lines("error", problems), *findings.of_lines("warning", warnings)]
-    found += others(files, patients)
+    found += others(files, patients, problems)
     if not facts:
         text = "no patient could be read" if patients else "no patient has image and mask"
         return Examination(report, [*found, Finding("error", text)], None, [])
@@ -166,17 +166,14 @@ def _says_who(dataset: Dataset) -> bool:
     return dataset.patient_regex is not None or dataset.every_image_is_a_patient
 
 
-def others(files: Files, patients: dict[str, list[Slice]]) -> list[Finding]:
-    """Return a note on the files that are neither image nor mask of a patient."""
+def others(
+    files: Files, patients: dict[str, list[Slice]], problems: Sequence[str]
+) -> list[Finding]:
+    """Return a note on the files that are no part of a slice, nor named by a problem."""
     used = {name for slices in patients.values() for s in slices for name in (s.image, s.mask)}
+    used |= {line.partition(": ")[0] for line in problems}
     unused = tuple(name for name in files.stamps if name not in used)
-    return [Finding("note", "not read as part of any slice", unused)] if unused else []
-
-
-def _untrainable(layout: layouts.Layout) -> str:
-    if "voxels" in layout.why or "files in" in layout.why:
-        return "volumes: training on them is not there yet; convert their slices to PNG or TIFF"
-    return f"no layout that can be trained on: {layout.why}; see README for the layouts"
+    return [Finding("note", "neither image nor mask, not read", unused)] if unused else []
 
 
 def _size(facts: Sequence[PatientFacts]) -> dict[str, int]:

@@ -15,7 +15,8 @@ def format_page(report: dict[str, Any], findings: list[Finding]) -> str:
     title = f"{report['source']}"
     lines = [title, "=" * min(len(title), _WIDTH), *_source(report)]
     if facts := report.get("facts"):
-        lines += [*_images(facts), *_tumour(facts), *_splits(report), *_baselines(report)]
+        lines += [*_images(facts), *_tumour(facts), *_splits(report), *_leak(facts)]
+        lines += _baselines(report)
     if "suggested" in report:
         lines += _suggested(report)
     lines += _findings(findings)
@@ -57,9 +58,8 @@ def _tumour(facts: dict[str, Any]) -> list[str]:
     empty, total = facts["empty_slices"], facts["slices"]
     lines = ["", "TUMOUR"]
     lines += _row("empty slices", f"{empty:,} of {total:,} ({empty / total:.1%}) have no tumour")
-    lines += _row(
-        "slices with tumour", f"per patient {_spread(facts['tumour_slices_per_patient'])}"
-    )
+    per = facts["tumour_slices_per_patient"]
+    lines += _row("slices with tumour", f"per patient {_spread(per)}")
     if facts["tumour_voxels"]:
         lines += _row("size, pixels", f"per patient {_spread(facts['tumour_voxels'])}, all slices")
     if facts["patients_without_tumour"]:
@@ -70,19 +70,20 @@ def _tumour(facts: dict[str, Any]) -> list[str]:
 
 
 def _splits(report: dict[str, Any]) -> list[str]:
-    facts, split = report["facts"], report["split"]
-    leak, free = facts["slice_split"], facts["predict_nothing"]
     lines = ["", "SPLIT BY PATIENT"]
-    for name, part in split.items():
+    for name, part in report["split"].items():
         tumour = f"{part['tumour_slices']:,} with tumour"
-        text = f"{part['patients']:>5,} patients {part['slices']:>7,} slices, {tumour}"
+        patients = "patient, " if part["patients"] == 1 else "patients,"
+        text = f"{part['patients']:>5,} {patients} {part['slices']:>6,} slices, {tumour}"
         lines += _row(name, text)
+    return lines
+
+
+def _leak(facts: dict[str, Any]) -> list[str]:
+    leak, free = facts["slice_split"], facts["predict_nothing"]
     if leak["dice"] is None:
-        return lines
-    lines += [
-        "",
-        f"WHAT A RANDOM SPLIT OF SLICES ({1 - TEST_SHARE:.0%} / {TEST_SHARE:.0%}) WOULD LEAK",
-    ]
+        return []
+    lines = ["", f"WHAT A SPLIT BY SLICES WOULD LEAK ({TEST_SHARE:.0%} to test, at random)"]
     lines += _row("on both sides", f"{leak['both_sides']:.1f} of {facts['patients']:,} patients")
     lines += _row("neighbour in train", f"{leak['beside_train']:.1%} of the test slices")
     lines += _row(
@@ -109,7 +110,7 @@ def _baselines(report: dict[str, Any]) -> list[str]:
         lines += _row(
             "best threshold",
             f"Dice per patient {best['test_dice']:.3f} on test, {best['train_dice']:.3f} on train "
-            f"where it was chosen: channel {best['channel']} >= {best['threshold']:.4g} (normalised)",
+            f"where it was chosen: channel {best['channel']} >= {best['threshold']:.4g} normalised",
         )
     return lines
 

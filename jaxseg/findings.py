@@ -76,16 +76,16 @@ def _ids(facts: Sequence[PatientFacts]) -> list[Finding]:
 
 
 def _channels(facts: Sequence[PatientFacts]) -> list[Finding]:
-    pairs = defaultdict(list)
+    groups = defaultdict(list)
     for f in facts:
-        for pair in f.equal_channels:
-            pairs[pair].append(f.patient.id)
-    every = sum(len(ids) == len(facts) for ids in pairs.values())
-    channels = {f.num_channels for f in facts}
-    if channels == {3} and every == 3:
-        text = "all 3 channels are the same in every patient: grey saved as colour; save it as grey"
-        return [Finding("note", text)]
-    return [
-        Finding("note", f"channel {b} is a copy of channel {a}: a missing sequence?", tuple(ids))
-        for (a, b), ids in sorted(pairs.items())
-    ]
+        for channels in f.equal_channels:
+            groups[channels].append(f.patient.id)
+    found = []
+    for channels, ids in sorted(groups.items()):
+        text = f"channels {', '.join(map(str, channels))} are the same image"
+        if len(ids) == len(facts):
+            text += " in every patient; where this is grey saved as colour, save it as grey"
+            found.append(Finding("note", text))
+        else:
+            found.append(Finding("note", f"{text}: a sequence missing there?", tuple(ids)))
+    return found

@@ -113,9 +113,8 @@ def suggest_split(patients: Sequence[Patient]) -> Split:
     for salt in _SALTS:
         split = Split(fractions=fractions, salt=salt)
         sizes = [len(part) for part in place(with_tumour, split).values()]
-        if all(
-            n >= max(1, f * len(with_tumour) / 2) for n, f in zip(sizes, fractions, strict=True)
-        ):
+        least = (max(1, fraction * len(with_tumour) / 2) for fraction in fractions)
+        if all(size >= n for size, n in zip(sizes, least, strict=True)):
             return split
         if min(sizes):
             filled.append(split)

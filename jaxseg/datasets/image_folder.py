@@ -12,7 +12,7 @@ from jaxseg import config
 from jaxseg.datasets.files import IMAGE_SUFFIXES, Entry, Slice, pair
 from jaxseg.errors import UserError
 
-_LAYOUT = (
+LAYOUT = (
     "expected images/ + masks/ (same stem, or stem + _mask), or one folder per patient with "
     "_mask files beside the images or images/ + masks/ inside; PNG, TIFF or JPEG"
 )
@@ -39,7 +39,7 @@ def find_slices(
     num_images, num_masks = count(names)
     if not num_images or not num_masks:
         raise UserError(
-            f"config.dataset.source: {_LAYOUT}; found {num_images} images and {num_masks} masks "
+            f"config.dataset.source: {LAYOUT}; found {num_images} images and {num_masks} masks "
             f"among {len(names)} files"
         )
     entries = _without_common_folder(_entries(names))

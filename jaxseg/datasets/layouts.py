@@ -34,6 +34,7 @@ class Layout(NamedTuple):
 
     name: str  # of config.dataset.name; '' when its scans cannot be trained on
     why: str
+    advice: str = ""  # what to do where there is no name
 
 
 def detect(files: Files) -> Layout:
@@ -50,11 +51,11 @@ def detect(files: Files) -> Layout:
     if images and masks:
         return Layout("image_folder", f"{images} images and {masks} masks by folder or file name")
     if volumes := describe_volumes(files):
-        return Layout("", volumes)
-    if images or masks:
-        return Layout("", f"{images} images and {masks} masks: one without the other")
+        advice = "training on volumes is not there yet; save their slices as PNG or TIFF"
+        return Layout("", volumes, advice)
     listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return Layout("", f"no scans among {len(names)} files" + (f" ({listed})" if listed else ""))
+    found = f"{images} images and {masks} masks among {len(names)} files ({listed or 'none'})"
+    return Layout("", found, f"no pairs of image and mask; {image_folder.LAYOUT}")
 
 
 def describe_volumes(files: Files) -> str:
