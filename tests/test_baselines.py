@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from jaxseg.baselines import LOWEST, NUM_BINS, STEPS_PER_UNIT, apply, best_threshold
+from jaxseg.baselines import (
+    LOWEST,
+    NUM_BINS,
+    STEPS_PER_UNIT,
+    apply,
+    best_threshold,
+    dice_per_threshold,
+    look_up,
+)
 from jaxseg.errors import UserError
 from jaxseg.scorecard import score_patient
 
@@ -40,6 +48,7 @@ def test_apply_scores_what_the_search_promised():
     found = best_threshold(_patients())
     dice = [score_patient("p", apply(found, v), t).dice for v, t in _patients()]
     assert np.mean(dice) == pytest.approx(found.train_dice, abs=1e-12)
+    assert [look_up(found, dice_per_threshold(*p)) for p in _patients()] == pytest.approx(dice)
 
 
 def test_a_value_on_the_threshold_is_tumour_and_one_just_below_is_not():

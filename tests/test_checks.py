@@ -1,6 +1,7 @@
 """Every fault of a data set is found, all in one pass, and named with its file."""
 
 import re
+import shutil
 import struct
 import zipfile
 
@@ -10,8 +11,10 @@ import pytest
 from fake_data import make_slice, tiff, write_folders, write_image, write_lgg
 
 from jaxseg import datasets
-from jaxseg.config import Dataset
-from jaxseg.datasets.checks import raise_problems
+from jaxseg.config import Dataset, Split
+from jaxseg.datasets import image_folder
+from jaxseg.datasets.checks import raise_problems, read_volumes
+from jaxseg.datasets.files import list_files
 from jaxseg.errors import UserError
 
 
@@ -136,6 +139,10 @@ FAULTS = {  # name: (what is done to the folder, what the only line says)
         ),
         r"p1/scan/s0: folders in the folder of a patient",
     ),
+    "split for a patient": (
+        lambda root: (root / "p1").rename(root / "Train"),
+        r"Train/s0: the folder names a split, no patient; set patient_regex",
+    ),
 }
 
 
@@ -146,7 +153,7 @@ def test_fault_is_named(tmp_path, capfd, fault):
     damage(tmp_path / "source")
     found = lines(error(tmp_path))
     assert re.match(expected, found[0])
-    assert len(found) == (3 if fault == "folder in a patient" else 1)
+    assert len(found) == (3 if fault in ("folder in a patient", "split for a patient") else 1)
     assert capfd.readouterr().err == ""
 
 
@@ -162,6 +169,48 @@ def test_all_faults_are_told_at_once(tmp_path):
     assert message.splitlines()[0] == f"{root}: 5 problems to mend first"
     for name in ("p0/s0.png", "p0/s1_mask.png", "p1/s0_mask.png", "p1/s2.png", "p3/s2.png"):
         assert sum(name in line for line in lines(message)) == 1, name
+
+
+def test_faults_of_files_and_of_the_split_are_told_in_one_round(tmp_path):
+    write_folders(tmp_path / "source", patients=4)
+    truncate(tmp_path / "source/p1/s2.png")
+    split = Split(train=("p0", "p1"), validation=("p2",), test=("p2", "p9"))
+    dataset = Dataset("image_folder", f"{tmp_path}/source", f"{tmp_path}/cache")
+    with pytest.raises(UserError) as caught:
+        datasets.prepare(dataset, split)
+    assert lines(str(caught.value)) == [
+        "p1/s2.png: truncated PNG file",
+        "patient p2: in validation and test; keep it in one",
+        "patient p9: in test, but not in the data set",
+    ]
+
+
+def test_the_same_images_under_two_patients_and_twice_in_one_are_warned_of(tmp_path):
+    root = tmp_path / "source"
+    write_folders(root, patients=3)
+    for suffix in ("", "_mask"):
+        shutil.copy(root / f"p0/s1{suffix}.png", root / f"p2/s7{suffix}.png")
+        shutil.copy(root / f"p1/s0{suffix}.png", root / f"p1/s3{suffix}.png")
+    prepared = datasets.prepare(Dataset("image_folder", str(root), f"{tmp_path}/cache"))
+    assert prepared.warnings == (
+        "patient p2: slice numbers jump from 2 to 7",
+        "patient p1: 1 identical image: p1/s0.png = p1/s3.png; an image twice?",
+        "patients p0 and p2: 1 identical image: p0/s1.png = p2/s7.png; one person under two ids?",
+    )
+
+
+def test_what_can_be_read_of_an_unsound_patient_is_passed_on_and_marked(tmp_path):
+    write_folders(tmp_path, patients=2)
+    truncate(tmp_path / "p0/s1.png")
+    files = list_files(tmp_path)
+    patients = image_folder.find_slices(list(files.stamps), Dataset("image_folder"), [])
+    problems = []
+    (broken, broken_is_sound), (whole, whole_is_sound) = read_volumes(files, patients, problems, [])
+    assert problems == ["p0/s1.png: truncated PNG file"]
+    assert (broken.slice_numbers, broken_is_sound) == ((0, 2), False)
+    assert (whole.slice_numbers, whole_is_sound) == ((0, 1, 2), True)
+    np.testing.assert_array_equal(broken.image[1], make_slice(2)[0])
+    assert broken.mask_values == (255, 255)
 
 
 def test_long_lists_are_cut():

@@ -22,9 +22,8 @@ _NIFTI_TYPES = {2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64"
 _GZIP = 31  # zlib's window bits for gzip data
 # How people number slices, the simplest first: the group is the patient, what follows the slice.
 _GUESSES = (
-    r"(.+)_\d+$",
-    r"(.+)-\d+$",
-    r"(.+?)[_. -]*(?:slice|sl|img|image|frame|s|z)?[_. -]*\d+$",
+    r"(.+)[_-][A-Za-z]*\d+$",
+    r"(.+?)[\W_]*(?:slice|sl|img|image|frame|s|z)?[\W_]*\d+$",
 )
 _LEAST_PATIENTS = 3  # for train, validation and test
 
