@@ -182,7 +182,7 @@ def test_equal_channels_inverted_masks_and_sizes_are_noted(tmp_path):
     assert "p1: channels 0, 2 are the same image" in notes
     assert "p3: channels 0, 1, 2 are the same image" in notes
     assert "patients of different sizes, all brought to one: 12 x 16 (3), 20 x 20 (1)" in notes
-    assert "255 (9 masks), 1 (3 masks)" in notes and "3 slices are blank" in notes
+    assert "taken alike: 255 in 9 masks, 1 in 3 masks" in notes and "3 slices are blank" in notes
     assert any(text.startswith("p2: tumour in more than half") for text in texts(found, "warning"))
 
 
@@ -234,7 +234,8 @@ def test_the_program_with_a_sound_set(tmp_path):
     file, report = tmp_path / "mine.py", tmp_path / "report.json"
     done = run(tmp_path / "source", "--write-config", file, "--json", report, "--no-timing")
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert all(len(line) <= 100 for line in done.stdout.splitlines()) and done.stdout.isascii()
+    lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 100 and done.stdout.isascii()
     for section in ("SOURCE", "IMAGES", "TUMOUR", "SPLIT BY PATIENT", "FINDINGS", "SUGGESTED"):
         assert section in done.stdout
     assert done.stdout.endswith(f"  python -m jaxseg.train --config {file}\n")

@@ -105,6 +105,14 @@ def test_identical_images_in_different_splits_name_both_patients_and_files():
     )
 
 
+def test_an_image_in_all_three_splits_makes_three_pairs():
+    everyone = [patient(name, ("same",)) for name in "abcd"]
+    pairs = [
+        re.match(r"patients (\w) .* and (\w) ", line).groups() for line in problems(everyone, LISTS)
+    ]
+    assert pairs == [("a", "c"), ("a", "d"), ("c", "d")]
+
+
 def test_identical_images_within_a_split_or_blank_are_no_leak():
     everyone = [
         patient("a", ("same", "")),

@@ -38,13 +38,13 @@ def test_the_written_file_gives_the_config_and_trains(found, tmp_path):
     state = new_state(config, prepared.num_channels, mesh)
     step, losses = jit_train_step(config, state, mesh), []
     batches = training_batches(prepared, train, config, 0)
-    for _ in range(3):
+    for _ in range(40):
         stop = {"stop": np.zeros(config.train.batch_size, np.int32)}
         state, metrics = step(state, to_global(next(batches) | stop, mesh))
         losses.append(float(metrics["train_loss"]))
     batches.close()
     assert np.isfinite(losses).all() and int(state.nonfinite_total) == 0
-    assert losses[2] < losses[0]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
 def test_hostile_values_survive_the_file(tmp_path):
@@ -73,12 +73,16 @@ def test_the_network_fits_the_images(found, accelerator, size, side, levels):
 
 @pytest.mark.parametrize("number", [3, 5, 12, 39, 60])
 def test_the_split_fills_every_part(number):
-    patients = [patient(f"p{n}") for n in range(number)]
-    split = suggest_split(patients)
-    made = place(patients, split)
-    assert not check_contents(made)
-    for fraction, part in zip(split.fractions, made.values(), strict=True):
-        assert len(part) >= max(1, fraction * number / 2)
+    salts = set()
+    for name in "abcdef":
+        patients = [patient(f"{name}{n}") for n in range(number)]
+        split = suggest_split(patients)
+        salts.add(split.salt)
+        made = place(patients, split)
+        assert not check_contents(made)
+        for fraction, part in zip(split.fractions, made.values(), strict=True):
+            assert len(part) >= max(1, fraction * number / 2)
+    assert number > 12 or max(salts) > 0  # with few patients it had to look for one
 
 
 def test_a_part_counts_its_patients_with_tumour():
@@ -96,16 +100,13 @@ def test_folds_can_all_be_tested_on():
 
 
 def test_a_step_is_measured(found):
-    config = dataclasses.replace(
-        found.config, model=dataclasses.replace(found.config.model, widths=(2, 4))
-    )
     record = {
         "image": np.zeros((12, 16, 3), np.uint8),
         "mask": np.zeros((12, 16, 1), np.uint8),
         "stats": np.float32([[0, 1, 0, 1]] * 3),
         "head_box": np.int32([0, 0, 12, 16]),
     }
-    times = step_time.measure_step(config, record)
+    times = step_time.measure_step(found.config, record)
     assert 1 <= times.num_steps <= 5 and times.device == f"{jax.device_count()} x cpu"
     assert 0 < times.step_seconds < 60 and 0 < times.slice_seconds < 10
     # On each device at least the batch and the parameters, far below a gigabyte.
