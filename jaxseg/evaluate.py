@@ -15,7 +15,6 @@ Exit code 0, or 2 with one line on what to mend.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from jaxseg import (
     cli,
     figures,
     operating,
+    operating_figure,
     report,
     scorecard,
     scoretext,
@@ -42,6 +42,7 @@ from jaxseg.distributed import (
     check_same,
     failing_together,
     gather,
+    gather_shares,
     is_main,
     join,
     on_main,
@@ -100,7 +101,7 @@ def evaluate(
         scores, samples, spacing_mm=spacing_mm, best_threshold=(baseline, baseline_scores)
     )
     summary["about"] = about
-    summary["operating_point"] = point._asdict()
+    summary["operating_point"] = point._asdict() | {"tuned": bool(operating.how_chosen(run))}
     scorecard.write_json(output / "scores.json", summary)
     scorecard.write_patients_csv(output / "patients.csv", scores)
     shown = write_figures(run, output, scores, summary, patients, cases, config, point)
@@ -130,9 +131,7 @@ def make_folder(output: Path):
 
 def gather_scores(mine: Sequence[scorecard.PatientScore]) -> list[scorecard.PatientScore]:
     """Return the scores of all processes, which took every n-th patient each, in order."""
-    parts = gather([score._asdict() for score in mine])
-    rows = itertools.chain(*itertools.zip_longest(*parts))
-    scores = [scorecard.PatientScore(**row) for row in rows if row is not None]
+    scores = [scorecard.PatientScore(**row) for row in gather_shares([s._asdict() for s in mine])]
     return [s._replace(tumour_slice_dice=tuple(s.tumour_slice_dice)) for s in scores]
 
 
@@ -205,6 +204,10 @@ def write_figures(
     if records:
         shown["learning_curves"] = output / "learning_curves.png"
         figures.learning_curves(records, shown["learning_curves"], config.train.monitor)
+    tuned = operating.how_chosen(run)
+    if "threshold_curve" in tuned:  # not where somebody wrote the point alone
+        shown["operating_point"] = output / "operating_point.png"
+        operating_figure.draw(tuned, shown["operating_point"])
     ranked = sorted(scores, key=lambda s: (s.dice, s.patient))
     picks = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
     by_id = {p.id: p for p in patients}
@@ -265,7 +268,7 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
     together(lambda: workdir.check_channels(run, prepared.num_channels))
     same_ids = together(lambda: workdir.check_unseen(run, patients)) if source else []
     step, weights = checkpoint.load_best(run, config, prepared.num_channels)
-    point = together(lambda: operating.read(run, config))
+    point = OperatingPoint(*on_main(lambda: operating.read(run, config)))
     model = make_model(config, weights, point.temperature)
     output = output or run / "evaluation" / name
     title = f"{config.dataset.name}: {name} ({len(patients)} patients)"

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxseg import checkpoint, cli, locks, operating, workdir
+from jaxseg import checkpoint, cli, locks, workdir
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.control import should_stop
@@ -45,6 +45,7 @@ from jaxseg.sharding import check_fits, make_mesh, to_global, whole_arrays
 from jaxseg.signals import REASONS, StopRequests
 from jaxseg.state import abstract_state, best_weights, new_state
 from jaxseg.steps import jit_observe, jit_train_step
+from jaxseg.tuning import tuned_point
 from jaxseg.validation import Validation
 
 Splits = dict[str, tuple[Patient, ...]]
@@ -181,7 +182,7 @@ def main(argv: Sequence[str]):
 
 
 def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
-    """Train, then score the best weights on the test patients; the stack holds the workdir."""
+    """Train, tune on validation, score on the test patients; the stack holds the workdir."""
     print(describe(config), f"\nworkdir: {run}", sep="\n", flush=True)
     data = set_up(config, run, stack)
     output = run / "evaluation" / "test"
@@ -200,8 +201,9 @@ def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
     title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
     print(f"\nTraining is complete. {note}\n", flush=True)
     about = {"split": "test", "source": config.dataset.source, "step": best_step}
-    point = together(lambda: operating.read(run, config))
-    model, test = make_model(config, weights, point.temperature), splits["test"]
+    model, test = make_model(config, weights), splits["test"]
+    point = tuned_point(run, model, prepared, splits["validation"], best_step)
+    model = model._replace(temperature=point.temperature)
     evaluate(run, config, model, point, prepared, test, output, title, about, [note])
     on_main(lambda: workdir.mark_finished(run, best_step))
 
