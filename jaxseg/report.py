@@ -82,7 +82,11 @@ def write_report(
         f"<h1>{escape(title)}</h1>",
         f'<p class="research">{RESEARCH_ONLY}</p>',
         f'<p class="headline">{escape(scoretext.headline(summary))}</p>',
-        *(f"<p>{escape(note)}</p>" for note in (*notes, scoretext.operating_label(summary))),
+        *(
+            f"<p>{escape(note)}</p>"
+            for note in (*notes, scoretext.operating_label(summary))
+            if note
+        ),
         _warnings(summary["warnings"]),
         "<h2>Scores per patient</h2>",
         _scores_table(summary),

@@ -6,8 +6,9 @@
 
 The same command again continues an interrupted run; a finished one says so. Ctrl-C, SIGTERM
 or train.max_minutes saves first and exits with 0, as a run that has ended does; 1 when
-training failed, 2 with what to mend. During the scoring after the training a signal ends the
-program at once, and the same command scores again. Several processes: see launch/README.md.
+training failed, 2 with what to mend. After the training the operating point is chosen on the
+validation patients and the test patients are scored; there a signal ends the program at once,
+and the same command does what is left. Several processes: see launch/README.md.
 """
 
 import contextlib

@@ -68,12 +68,9 @@ def test_the_point_that_makes_the_masks_right_is_found(network, prepared, tmp_pa
     # The ring is more than the network's 73 % wrong; less certainty, less error.
     before, after = (how["calibration"][name] for name in ("before", "after"))
     assert t > 1 and after["negative_log_likelihood"] < before["negative_log_likelihood"]
-    # What the curves say is what the masks score.
-    (case,) = inference.predict_patients(
-        network._replace(temperature=t), prepared, prepared.patients[:1]
-    )
-    probability, truth = case.probability[..., 0], case.truth[..., 0]
-    assert (segment(probability, point) == truth).all()
+    calibrated = network._replace(temperature=t)
+    (case,) = inference.predict_patients(calibrated, prepared, prepared.patients[:1])
+    assert (segment(case.probability[..., 0], point) == case.truth[..., 0]).all()
     operating.write(tmp_path, point, how)
     assert operating.read(tmp_path, network.config) == point
 
