@@ -44,21 +44,26 @@ def run(program: Callable[[Sequence[str]], None]):
         os._exit(130)  # no clean-up: the threads of jax and grain may crash in it
 
 
-def parse_flags(argv: Sequence[str], help_text: str) -> None:
-    """Parse absl flags defined by the program.
+def parse_arguments(argv: Sequence[str], help_text: str) -> list[str]:
+    """Parse absl flags defined by the program; return the arguments that are no flags, in order.
 
     Prints help_text and exits with 0 on --help.
 
     Raises:
-        UserError: an unknown flag, a wrong value or a stray argument.
+        UserError: an unknown flag or a wrong value.
     """
     if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv):
         print(help_text.strip())
         sys.exit(0)
     try:
-        stray = flags.FLAGS(["jaxseg", *argv])[1:]
+        return flags.FLAGS(["jaxseg", *argv])[1:]
     except _FLAG_ERRORS as error:
         raise UserError(_one_line(error)) from error
+
+
+def parse_flags(argv: Sequence[str], help_text: str) -> None:
+    """Parse as `parse_arguments` does; UserError where there is an argument that is no flag."""
+    stray = parse_arguments(argv, help_text)
     if stray:
         raise UserError(f"unexpected argument {stray[0]!r}; settings are --config.name=VALUE")
 
