@@ -54,10 +54,10 @@ def learning_curves(records: Sequence[dict[str, Any]], path: Path, monitor: str 
             axes.axvline(step, color=GREY, linestyle=":", linewidth=1.2, label=label)
         if best is not None:
             axes.axvline(best[0], color=GREEN, linewidth=1.5, label=best[1])
-        _tidy(axes)
+        tidy(axes)
     if loss.get_legend_handles_labels()[0]:
         figure.legend(*_all_handles(loss, dice), loc="outside upper center", ncols=5, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], path: Path):
@@ -79,7 +79,7 @@ def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], pa
     _mark_means(left, summary["patients"]["dice"])
     left.set(xlim=(-0.02, 1.02), ylim=(len(ranked) + 0.7, 0.3), xlabel="Dice")
     if named:
-        left.set_yticks(ranks, [_plain(s.patient) for s in ranked], fontsize=9)
+        left.set_yticks(ranks, [plain(s.patient) for s in ranked], fontsize=9)
     else:
         left.set_ylabel("patients, best first")
     handles = left.get_legend_handles_labels()
@@ -92,8 +92,8 @@ def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], pa
         limits = 10.0 ** np.array([np.floor(exponents.min()), np.floor(exponents.max()) + 1])
         right.set(xscale="log", xlim=limits)  # whole decades: few labels, all readable
     for axes in (left, right):
-        _tidy(axes)
-    _save(figure, path)
+        tidy(axes)
+    save(figure, path)
 
 
 def patient_contours(
@@ -136,7 +136,7 @@ def patient_contours(
     ]
     labels = ["truth", "prediction"]
     figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _series(records: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -229,10 +229,11 @@ def _contour_title(patient: str, score: PatientScore) -> str:
     error = score.volume_error
     change = "" if error is None else f" ({100 * error:+.0f} %)"
     sizes = f"truth {score.truth_voxels:,} voxels, prediction {score.predicted_voxels:,}{change}"
-    return f"{_plain(patient)}: Dice {score.dice:.3f}\n{sizes}"
+    return f"{plain(patient)}: Dice {score.dice:.3f}\n{sizes}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return the text so that it is drawn as it stands."""
     return text.replace("$", r"\$")  # between two dollars matplotlib would read a formula
 
 
@@ -244,11 +245,13 @@ def _all_handles(*axes: Axes) -> tuple[list, list]:
     return list(found.values()), list(found)
 
 
-def _tidy(axes: Axes):
+def tidy(axes: Axes):
+    """Give the axes a light grid behind what is drawn, and no frame at top and right."""
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path):
+def save(figure: Figure, path: Path):
+    """Write the PNG, the same bytes for the same figure."""
     figure.savefig(path, metadata={"Software": None})
