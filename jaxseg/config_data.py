@@ -62,7 +62,7 @@ class Split:
         given = {bool(self.train), bool(self.validation), bool(self.test)}
         check("train", len(given) == 1, "give all of train, validation and test or none of them")
         either = not (self.num_folds and self.train)
-        check("num_folds", either, "leave it out where train, validation and test list the patients")
+        check("num_folds", either, "leave it out where lists of patients make the split")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from absl import flags
 from jaxseg import baselines, checkpoint, cli, figures, report, scorecard, scoretext, workdir
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
-from jaxseg.datasets import Patient, Prepared, fingerprint, prepare, split_patients
+from jaxseg.datasets import Patient, Prepared, fingerprint, prepare, scan_digest, split_patients
 from jaxseg.distributed import (
     check_same,
     failing_together,
@@ -75,7 +75,7 @@ def evaluate(
     Returns:
         The content of scores.json; None on the other processes.
     """
-    on_main(lambda: make_folder(output))
+    on_main(lambda: workdir.make_folder(output))
     mesh = make_mesh(devices=jax.local_devices())
     weights = jax.device_put(weights, replicated(mesh))
     per_device = -(-config.evaluation.batch_size // jax.device_count())
@@ -95,7 +95,7 @@ def evaluate(
     summary = scorecard.summarise(
         scores, samples, spacing_mm=spacing_mm, best_threshold=(baseline, baseline_scores)
     )
-    summary["about"] = about
+    summary["about"], summary["scans"] = about, {p.id: scan_digest(p) for p in patients}
     scorecard.write_json(output / "scores.json", summary)
     scorecard.write_patients_csv(output / "patients.csv", scores)
     shown = write_figures(run, output, scores, summary, patients, cases, config)
@@ -113,14 +113,6 @@ def say_results(output: Path, summary: dict[str, Any], shown: dict[str, Path]):
     print(f"\nreport   {output / 'report.html'}\nscores   {output / 'scores.json'}")
     print(f"patients {output / 'patients.csv'}")
     print("figures  " + "\n         ".join(str(path) for path in shown.values()), flush=True)
-
-
-def make_folder(output: Path):
-    """Make the folder to write to; UserError when that cannot be."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
 
 
 def gather_scores(mine: Sequence[scorecard.PatientScore]) -> list[scorecard.PatientScore]:

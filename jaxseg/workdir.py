@@ -193,6 +193,14 @@ def write_json(path: Path, value: Any):
     replace_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def make_folder(output: Path):
+    """Make the folder to write to; UserError when that cannot be."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
+
+
 def metrics_path(workdir: Path) -> Path:
     """Return the path of the run's metrics: one JSON object a line, in order of `step`."""
     return workdir / "metrics.jsonl"

@@ -26,9 +26,9 @@ LEVELS = (
         *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
     ),
     ("augment", "state", "figures", "report", "cli", "datasets.splits"),
-    ("steps", "checkpoint", "datasets"),
+    ("steps", "checkpoint", "datasets", "comparison_figure"),
     ("data", "workdir"),
-    ("inference", "validation", "progress"),
+    ("inference", "validation", "progress", "compare"),
     ("evaluate",),
     ("train",),
 )
@@ -39,10 +39,10 @@ HOMES = {
     "orbax": {"checkpoint"},
     "grain": {"data"},
     "tensorflow_datasets": {"datasets.builder"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures", "comparison_figure"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
-    "absl.flags": {"cli", "train", "evaluate"},  # programs define flags of their own
+    "absl.flags": {"cli", "train", "evaluate", "compare"},  # programs define flags of their own
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
     "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
@@ -53,7 +53,7 @@ HOMES = {
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
     *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *("signals", "tensorboard", "xla_flags", "locks"),
+    *("signals", "tensorboard", "xla_flags", "locks", "compare", "comparison_figure"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 
