@@ -56,7 +56,7 @@ def main(argv: Sequence[str]):
     devices = jax.devices()
     print(f"{name}: batch {batch_size}, {size[1:]}, {len(devices)} x {devices[0].device_kind}")
     print("training  ", timed(train, batch_size), flush=True)
-    print("prediction", timed(lambda: predict(weights, batch["image"]), batch_size))
+    print("prediction", timed(lambda: predict(weights, batch["image"], np.float32(1)), batch_size))
 
 
 if __name__ == "__main__":

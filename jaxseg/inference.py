@@ -1,18 +1,32 @@
 """Predict whole patients on the pixel grid of their input files."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxseg import checkpoint, operating, workdir
 from jaxseg.config import Config
 from jaxseg.data import evaluation_batches, record_indices
 from jaxseg.datasets import Patient, Prepared
-from jaxseg.geometry import record_matrix, to_native_grid
-from jaxseg.sharding import to_global
+from jaxseg.geometry import prepare_slice, record_matrix, to_native_grid
+from jaxseg.sharding import make_mesh, replicated, split_batch, to_global
 from jaxseg.state import Weights
+from jaxseg.steps import jit_predict
+
+
+class Model(NamedTuple):
+    """All that a prediction needs; each process predicts on its own devices."""
+
+    predict: Callable  # from `steps.jit_predict`
+    weights: Weights  # on the devices of the mesh
+    temperature: float  # of the operating point
+    config: Config  # evaluation.batch_size is this process's part
+    mesh: Mesh
 
 
 class Case(NamedTuple):
@@ -22,7 +36,63 @@ class Case(NamedTuple):
     image: np.ndarray  # [D, H, W, C] as in the input files
     stats: np.ndarray  # [C, 4] float32, see intensity.py
     truth: np.ndarray  # [D, H, W, K] bool
-    probability: np.ndarray  # [D, H, W, K] float32 in 0..1
+    probability: np.ndarray  # [D, H, W, K] float32 in 0..1, calibrated
+
+
+def make_model(
+    config: Config,
+    weights: Weights,
+    temperature: float = 1.0,
+    flip: bool = False,
+    mesh: Mesh | None = None,
+) -> Model:
+    """Return the model with these weights.
+
+    Args:
+        config: of the run.
+        weights: of the run, on the host.
+        temperature: logits are divided by it.
+        flip: average with the prediction of the mirrored image.
+        mesh: devices; None: all of this process.
+    """
+    mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
+    per_device = -(-config.evaluation.batch_size // jax.device_count())
+    section = dataclasses.replace(config.evaluation, batch_size=per_device * mesh.size)
+    config = dataclasses.replace(config, evaluation=section)
+    weights = jax.device_put(weights, replicated(mesh))
+    predict = jit_predict(config, split_batch(mesh), flip)
+    return Model(predict, weights, temperature, config, mesh)
+
+
+def load_model(run: Path, flip: bool = False, mesh: Mesh | None = None) -> Model:
+    """Return the best weights of a run with its temperature; arguments as in `make_model`.
+
+    Raises:
+        UserError: no run there, or no checkpoint that can be read.
+    """
+    config = workdir.load_config(run)
+    _, weights = checkpoint.load_best(run, config, workdir.num_channels(run))
+    return make_model(config, weights, operating.read(run, config).temperature, flip, mesh)
+
+
+def predict_volume(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Predict the slices of one volume, in padded batches of one compiled shape.
+
+    Args:
+        model: from `load_model`.
+        records: at least one, as `geometry.prepare_slice` takes them; slices of one size.
+
+    Returns:
+        [D, H, W, K] float32 in 0..1, calibrated, on the native grid.
+    """
+    size, crop = model.config.input.image_size, model.config.input.crop_to_head
+    batch_size, predicted = model.config.evaluation.batch_size, []
+    for start in range(0, len(records), batch_size):
+        part = records[start : start + batch_size]
+        images = np.stack([prepare_slice(r, size, crop)["image"] for r in part])
+        padding = ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0))
+        predicted.append(_predict(model, np.pad(images, padding)))  # returns at once
+    return _native(records, np.concatenate(jax.device_get(predicted)), model.config)
 
 
 def read_patient(prepared: Prepared, patient: Patient) -> list[dict]:
@@ -32,50 +102,52 @@ def read_patient(prepared: Prepared, patient: Patient) -> list[dict]:
 
 
 def predict_patients(
-    predict: Callable,
-    weights: Weights,
-    prepared: Prepared,
-    patients: Sequence[Patient],
-    config: Config,
-    mesh: Mesh,
+    model: Model, prepared: Prepared, patients: Sequence[Patient]
 ) -> Iterator[Case]:
     """Yield each patient with its predicted probabilities; holds one patient in memory.
 
+    Slices are loaded by threads, and batches go on from one patient to the next.
+
     Args:
-        predict: from `steps.jit_predict`.
-        weights: the weights to use.
+        model: from `make_model`.
         prepared: the data set.
         patients: whom to predict, in this order; none: nothing is yielded.
-        config: uses input and evaluation.batch_size.
-        mesh: devices.
     """
     if not patients:  # more processes than patients
         return
     waiting: list[np.ndarray] = []  # predicted slices [h, w, K] of patients not yet complete
     remaining = iter(patients)
     patient = next(remaining, None)
-    for batch in evaluation_batches(prepared, patients, config):
-        probability = predict(weights, to_global(batch["image"], mesh))
-        waiting.extend(jax.device_get(probability)[batch["weight"] > 0])
+    for batch in evaluation_batches(prepared, patients, model.config):
+        probability = jax.device_get(_predict(model, batch["image"]))
+        waiting.extend(probability[batch["weight"] > 0])
         while patient is not None and len(waiting) >= patient.num_slices:
-            yield _native_case(prepared, patient, waiting[: patient.num_slices], config)
+            records = read_patient(prepared, patient)
+            yield Case(
+                patient,
+                np.stack([r["image"] for r in records]),
+                records[0]["stats"],
+                np.stack([r["mask"] for r in records]) > 0,
+                _native(records, waiting, model.config),
+            )
             waiting = waiting[patient.num_slices :]
             patient = next(remaining, None)
 
 
-def _native_case(
-    prepared: Prepared, patient: Patient, slices: list[np.ndarray], config: Config
-) -> Case:
-    records = read_patient(prepared, patient)
+def _predict(model: Model, image: np.ndarray) -> jax.Array:
+    """Return probabilities [b, h, w, K] of a batch [b, h, w, C] on the training grid."""
+    temperature = np.float32(model.temperature)
+    return model.predict(model.weights, to_global(image, model.mesh), temperature)
+
+
+def _native(
+    records: Sequence[dict[str, Any]], predicted: Sequence[np.ndarray], config: Config
+) -> np.ndarray:
+    """Bring the first predicted slices, one per record, to the native grid."""
     size, crop = config.input.image_size, config.input.crop_to_head
-    native = [
-        to_native_grid(p, record_matrix(r, size, crop), r["image"].shape[:2])
-        for p, r in zip(slices, records, strict=True)
-    ]
-    return Case(
-        patient,
-        np.stack([r["image"] for r in records]),
-        records[0]["stats"],
-        np.stack([r["mask"] for r in records]) > 0,
-        np.stack(native),
+    return np.stack(
+        [
+            to_native_grid(p, record_matrix(r, size, crop), r["image"].shape[:2])
+            for p, r in zip(predicted, records, strict=False)
+        ]
     )

@@ -157,9 +157,25 @@ def predict_logits(weights: Weights, image: jax.Array, *, model: UNet) -> jax.Ar
     return model.apply(variables, image, train=False)[0]
 
 
-def predict_probabilities(weights: Weights, image: jax.Array, *, model: UNet) -> jax.Array:
-    """Return probabilities float32 [B, *S, K] in 0..1 of images float32 [B, *S, C]."""
-    return jax.nn.sigmoid(predict_logits(weights, image, model=model))
+def predict_probabilities(
+    weights: Weights, image: jax.Array, temperature: jax.Array, *, model: UNet, flip: bool = False
+) -> jax.Array:
+    """Return probabilities float32 [B, *S, K] in 0..1 of images float32 [B, *S, C].
+
+    Args:
+        weights: of the network.
+        image: normalised.
+        temperature: float32 scalar above 0; logits are divided by it.
+        model: bound by `jit_predict`.
+        flip: average with the prediction of the image mirrored along its last axis, mirrored
+            back: for a head, left and right.
+    """
+    probability = jax.nn.sigmoid(predict_logits(weights, image, model=model) / temperature)
+    if not flip:
+        return probability
+    mirrored = jnp.flip(image, axis=-2)
+    other = jax.nn.sigmoid(predict_logits(weights, mirrored, model=model) / temperature)
+    return (probability + jnp.flip(other, axis=-2)) / 2
 
 
 def validation_step(
@@ -224,9 +240,12 @@ def jit_validation_step(config: Config, mesh: Mesh) -> Callable:
     return jax.jit(bound, out_shardings=replicated(mesh))
 
 
-def jit_predict(config: Config, sharding: NamedSharding) -> Callable:
-    """Return the compiled `predict_probabilities` (weights, image) -> probabilities, so sharded."""
-    bound = functools.partial(predict_probabilities, model=UNet(config.model))
+def jit_predict(config: Config, sharding: NamedSharding, flip: bool = False) -> Callable:
+    """Return the compiled `predict_probabilities`.
+
+    It takes (weights, image, temperature) and returns the probabilities, so sharded.
+    """
+    bound = functools.partial(predict_probabilities, model=UNet(config.model), flip=flip)
     return jax.jit(bound, out_shardings=sharding)
 
 

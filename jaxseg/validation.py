@@ -57,7 +57,7 @@ class Validation:
             examples.append(prepare_slice(source[int(index)], size, self.config.input.crop_to_head))
         images = np.stack([e["image"] for e in examples])
         everywhere = jax.make_array_from_process_local_data(replicated(self.mesh), images)
-        probability = jax.device_get(self._predict(weights, everywhere))
+        probability = jax.device_get(self._predict(weights, everywhere, np.float32(1)))
         channel = min(self.config.dataset.flair_channel, images.shape[-1] - 1)
         predicted = probability[..., 0] >= self.config.evaluation.threshold
         return [

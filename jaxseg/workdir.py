@@ -103,12 +103,17 @@ def load_config(workdir: Path) -> Config:
     return from_dict(read_json(path))
 
 
-def check_channels(workdir: Path, num_channels: int):
-    """Raise UserError unless the run was trained on images with num_channels channels."""
-    trained = read_json(workdir / "data.json")["num_channels"]
-    if num_channels != trained:
+def num_channels(workdir: Path) -> int:
+    """Return the number of channels of the images that the run was trained on."""
+    return read_json(workdir / "data.json")["num_channels"]
+
+
+def check_channels(workdir: Path, given: int):
+    """Raise UserError unless the run was trained on images with so many channels."""
+    trained = num_channels(workdir)
+    if given != trained:
         raise UserError(
-            f"the model was trained on images with {trained} channels; these have {num_channels}"
+            f"the model was trained on images with {trained} channels; these have {given}"
         )
 
 
@@ -157,16 +162,21 @@ def read_json(path: Path) -> Any:
 
 
 def _check_same_config(workdir: Path, config: Config):
-    old, new = (_flat(json.loads(to_json(c))) for c in (load_config(workdir), config))
-    changed = [k for k in new if new[k] != old.get(k) and k not in _FREE]
+    changed = changed_settings(load_config(workdir), config)
     if changed:
-        key = changed[0]
+        key, (old, new) = next(iter(changed.items()))
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
             f"--workdir {workdir}: was made with another config "
-            f"(config.{key} was {old.get(key)!r}, is {new[key]!r}{more}); "
+            f"(config.{key} was {old!r}, is {new!r}{more}); "
             "choose another --workdir or give the old settings"
         )
+
+
+def changed_settings(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (old, new) of the settings that differ and change what is trained."""
+    olds, news = (_flat(json.loads(to_json(config))) for config in (old, new))
+    return {k: (olds[k], news[k]) for k in news if olds[k] != news[k] and k not in _FREE}
 
 
 def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -18,7 +18,9 @@ from fake_data import write_folders
 from jaxseg import baselines, evaluate, inference, workdir
 from jaxseg.config import Input
 from jaxseg.datasets import prepare
+from jaxseg.operating import OperatingPoint
 from jaxseg.sharding import make_mesh
+from jaxseg.state import best_weights, new_state
 
 BASELINE = baselines.ThresholdBaseline(channel=1, threshold=1.0, train_dice=0.2)
 
@@ -48,14 +50,13 @@ def oracle(monkeypatch):
             yield batch | {"image": batch["mask"].astype(np.float32)}
 
     monkeypatch.setattr(inference, "evaluation_batches", batches)
-    return lambda _, image: image
+    return lambda weights, image, temperature: image
 
 
 def oracle_scores(oracle, config, prepared):
-    cases = inference.predict_patients(
-        oracle, None, prepared, prepared.patients, config, make_mesh()
-    )
-    return evaluate.score_cases(cases, config, BASELINE)
+    model = inference.Model(oracle, None, 1.0, config, make_mesh())
+    cases = inference.predict_patients(model, prepared, prepared.patients)
+    return evaluate.score_cases(cases, config, OperatingPoint(), BASELINE)
 
 
 def test_the_truth_predicted_on_the_native_grid_scores_one(oracle, config, prepared):
@@ -72,6 +73,21 @@ def test_scores_are_on_the_native_grid_whatever_the_training_grid(oracle, config
     # The truth passed through the coarser grid loses some of its outline, and no more.
     assert all(0.85 < s.dice < 1 for s in scores), scores
     assert [s.truth_voxels for s in scores] == [sum(p.tumour_pixels) for p in prepared.patients]
+
+
+def test_a_volume_is_predicted_like_the_patient_of_the_data_set(config, prepared):
+    """Also one with more slices than a batch: padded, one program, in order."""
+    config = with_size(config, 64)
+    mesh = make_mesh()
+    model = inference.make_model(config, best_weights(new_state(config, 3, mesh)), 1.5, mesh=mesh)
+    cases = inference.predict_patients(model, prepared, prepared.patients[:2])
+    for patient, case in zip(prepared.patients, cases, strict=False):
+        records = inference.read_patient(prepared, patient)
+        assert len(records) % 8 and len(records) > 8
+        predicted = inference.predict_volume(model, records)
+        assert predicted.dtype == np.float32 and predicted.std() > 1e-3
+        np.testing.assert_allclose(predicted, case.probability, atol=1e-6)
+    assert model.predict._cache_size() == 1
 
 
 def test_the_baseline_is_scored_on_the_same_patients(oracle, config, prepared):
@@ -92,24 +108,19 @@ def test_the_files_and_their_keys(config, prepared, tmp_path):
     config = with_size(config, 64)
     workdir.write_json(tmp_path / "baseline.json", BASELINE._asdict())
 
-    class Half:
+    def left_half(weights, image, temperature):
         """A network that finds the left half of the frame."""
+        left = jnp.arange(image.shape[2]) < image.shape[2] // 2
+        shape = (*image.shape[:3], 1)
+        return jnp.broadcast_to(left[None, None, :, None], shape).astype(jnp.float32)
 
-        def __call__(self, weights, image):
-            left = jnp.arange(image.shape[2]) < image.shape[2] // 2
-            shape = (*image.shape[:3], 1)
-            return jnp.broadcast_to(left[None, None, :, None], shape).astype(jnp.float32)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "jit_predict", lambda *_: Half())
-        output = tmp_path / "out"
-        patients = prepared.patients[:3]
-        returned = evaluate.evaluate(
-            tmp_path, config, None, prepared, patients, output, "title", {}
-        )
+    model, point = inference.Model(left_half, None, 1.0, config, make_mesh()), OperatingPoint()
+    output, patients = tmp_path / "out", prepared.patients[:3]
+    part = evaluate.Part(tmp_path, model, point, patients)
+    returned = evaluate.evaluate(config, [part], prepared, output, "title", {})
     scores = json.loads((output / "scores.json").read_text())
     assert scores == returned
-    assert scores["about"] == {}
+    assert scores["about"] == {} and scores["operating_point"] == point._asdict()
     assert set(scores) >= {"patients", "slices", "pooled", "baselines"}
     for name in ("dice", "iou", "sensitivity", "precision", "hd95"):
         assert set(scores["patients"][name]) == {"mean", "median", "ci95"}

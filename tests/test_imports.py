@@ -28,7 +28,9 @@ LEVELS = (
     ("augment", "state", "figures", "report", "cli", "datasets.splits"),
     ("steps", "checkpoint", "datasets", "comparison_figure"),
     ("data", "workdir"),
-    ("inference", "validation", "progress", "compare"),
+    ("operating", "compare", "folds"),
+    ("inference", "validation", "progress"),
+    ("threshold_baseline",),
     ("evaluate",),
     ("train",),
 )
@@ -46,14 +48,15 @@ HOMES = {
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
     "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
-    "scipy": {"surface", "datasets.phantom"},
+    "scipy": {"surface", "operating", "datasets.phantom"},
 }
 
 # Reading, augmenting and reporting run on the host, the first in loader processes.
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
     *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *("signals", "tensorboard", "xla_flags", "locks", "compare", "comparison_figure"),
+    *("signals", "tensorboard", "xla_flags", "locks", "operating"),
+    *("compare", "comparison_figure", "folds"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 

@@ -22,10 +22,10 @@ from jaxseg import evaluate, workdir
 from jaxseg.baselines import ThresholdBaseline
 from jaxseg.config import Dataset
 from jaxseg.datasets import prepare
-from jaxseg.inference import predict_patients
-from jaxseg.sharding import make_mesh, split_batch
+from jaxseg.inference import make_model, predict_patients
+from jaxseg.operating import OperatingPoint
+from jaxseg.sharding import make_mesh
 from jaxseg.state import best_weights, new_state
-from jaxseg.steps import jit_predict
 
 pytestmark = pytest.mark.slow
 
@@ -122,14 +122,13 @@ def test_a_leak_of_the_batches_is_seen(tmp_path):
 
 def peak_bytes(chosen, config, prepared, hoard: bool) -> int:
     """Peak of Python's and numpy's memory while patients are predicted and scored."""
-    mesh = make_mesh()
-    weights = best_weights(new_state(config, prepared.num_channels, mesh))
-    predict = jit_predict(config, split_batch(mesh))
+    weights = best_weights(new_state(config, prepared.num_channels, make_mesh()))
+    model = make_model(config, weights)
     baseline = ThresholdBaseline(1, 1.0, 0.0)
 
     def score(patients):
-        cases = predict_patients(predict, weights, prepared, patients, config, mesh)
-        evaluate.score_cases(list(cases) if hoard else cases, config, baseline)
+        cases = predict_patients(model, prepared, patients)
+        evaluate.score_cases(list(cases) if hoard else cases, config, OperatingPoint(), baseline)
 
     score(chosen[:1])  # compiles
     gc.collect()

@@ -271,7 +271,21 @@ def test_probabilities_are_sigmoids_of_the_weights_given():
     predict = steps.jit_predict(CONFIG, split_batch(mesh))
     image, weights = make_batch()["image"], initial_values().weights
     logits = steps.predict_logits(weights, image, model=UNet(CONFIG.model))
-    np.testing.assert_allclose(predict(weights, image), expit(logits), rtol=1e-5)
+    for temperature in (1, 3):
+        probability = predict(weights, image, np.float32(temperature))
+        np.testing.assert_allclose(probability, expit(logits / temperature), rtol=1e-5)
+    assert predict._cache_size() == 1  # another temperature is no other program
+
+
+def test_flipping_averages_with_the_mirrored_image():
+    """An image that is its own mirror image gets a prediction that is, too."""
+    mesh, _, _ = compiled()
+    plain, both = (steps.jit_predict(CONFIG, split_batch(mesh), flip) for flip in (False, True))
+    image, weights, t = make_batch()["image"], initial_values().weights, np.float32(2)
+    mirrored = np.asarray(plain(weights, image[:, :, ::-1], t))[:, :, ::-1]
+    expected = (np.asarray(plain(weights, image, t)) + mirrored) / 2
+    assert np.abs(mirrored - expected).max() > 1e-3  # the network itself is not symmetric
+    np.testing.assert_allclose(both(weights, image, t), expected, rtol=1e-5)
 
 
 def test_without_average_clipping_and_decay():
