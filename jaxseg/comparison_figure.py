@@ -2,25 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from jaxseg.figures import (
-    BLUE,
-    DPI,
-    GREEN,
-    GREY,
-    MAX_NAMES,
-    ORANGE,
-    WIDTH_INCHES,
-    plain,
-    save,
-    tidy,
-)
+from jaxseg.figures import BLUE, GREEN, GREY, MAX_NAMES, ORANGE, new_figure, plain, save, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def dice_of_pairs(comparison: dict[str, Any], title: str, path: Path):
@@ -37,7 +27,7 @@ def dice_of_pairs(comparison: dict[str, Any], title: str, path: Path):
     names, dice, gains = [names[i] for i in order], dice[order], gains[order]
     colours = np.select([gains > 0, gains < 0], [BLUE, ORANGE], GREY)
     height = max(4.8, 2.5 + 0.2 * len(names)) if len(names) <= MAX_NAMES else 6.5
-    figure = Figure((WIDTH_INCHES, height), dpi=DPI, layout="constrained")
+    figure = new_figure(height)
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     measure = comparison["measures"]["dice"]
     _draw_slopes(left, dice, colours, measure)
@@ -49,7 +39,7 @@ def dice_of_pairs(comparison: dict[str, Any], title: str, path: Path):
     save(figure, path)
 
 
-def _draw_slopes(axes: Axes, dice: np.ndarray, colours: np.ndarray, measure: dict[str, Any]):
+def _draw_slopes(axes: "Axes", dice: np.ndarray, colours: np.ndarray, measure: dict[str, Any]):
     alpha = 0.7 if len(dice) <= MAX_NAMES else 0.3
     for pair, colour in zip(dice, colours, strict=True):
         axes.plot((0, 1), pair, "o-", color=colour, markersize=4, linewidth=1.2, alpha=alpha)
@@ -62,7 +52,7 @@ def _draw_slopes(axes: Axes, dice: np.ndarray, colours: np.ndarray, measure: dic
 
 
 def _draw_gains(
-    axes: Axes,
+    axes: "Axes",
     gains: np.ndarray,
     colours: np.ndarray,
     names: Sequence[str],
@@ -86,13 +76,12 @@ def _draw_gains(
         axes.set_ylabel("patients, by difference")
 
 
-def _add_legend(figure: Figure, axes: Axes, measure: dict[str, Any]):
-    handles, labels = axes.get_legend_handles_labels()
+def _add_legend(figure: "Figure", axes: "Axes", measure: dict[str, Any]):
     for text, count, colour in (
         ("B better", measure["b_better"], BLUE),
         ("A better", measure["a_better"], ORANGE),
         ("equal", measure["ties"], GREY),
     ):
-        handles.append(Line2D([], [], color=colour, marker="o", linewidth=3))
-        labels.append(f"{text}: {count}")
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+        axes.plot([], [], "o-", color=colour, linewidth=3, label=f"{text}: {count}")
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=5, frameon=False)

@@ -5,14 +5,15 @@ Colours are from the palette of Okabe and Ito, told apart with any colour vision
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from jaxseg.scorecard import PatientScore
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 TRUTH, PREDICTION = "#00E0A0", "#FF9500"  # the green and orange, brighter: they lie on dark images
@@ -32,7 +33,7 @@ def learning_curves(records: Sequence[dict[str, Any]], path: Path, monitor: str 
         path: PNG to write.
         monitor: which validation value says what is best, `dice` (highest) or `loss` (lowest).
     """
-    figure = Figure((WIDTH_INCHES, 7), dpi=DPI, layout="constrained")
+    figure = new_figure(7)
     loss, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
     for axes, name in ((loss, "loss"), (dice, "dice")):
         for part, colour, marker in (("train", BLUE, ""), ("validation", ORANGE, "o")):
@@ -71,7 +72,7 @@ def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], pa
     ranked = sorted(scores, key=lambda s: (-s.dice, s.patient))
     named = len(ranked) <= MAX_NAMES
     height = max(4.0, 1.6 + 0.2 * len(ranked)) if named else 6
-    figure = Figure((WIDTH_INCHES, height), dpi=DPI, layout="constrained")
+    figure = new_figure(height)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     dice, ranks = [s.dice for s in ranked], np.arange(1, len(ranked) + 1)
     left.hlines(ranks, 0, dice, color=BLUE, alpha=0.25, linewidth=3 if named else 1)
@@ -120,7 +121,7 @@ def patient_contours(
     head = _box(image > low + 0.3 * (high - low), margin=4)
     focus = truth if truth.any() else either  # scattered false alarms would leave no zoom
     zoom = _square(_box(focus, margin=12) if focus.any() else head, truth.shape[1:])
-    figure = Figure((WIDTH_INCHES, 6.3), dpi=DPI, layout="constrained", facecolor="white")
+    figure = new_figure(6.3)
     for column, z in enumerate(shown):
         masks = truth[z], prediction[z]
         for row, (box, widths) in enumerate(((head, (1.8, 0.9)), (zoom, (2.6, 1.4)))):
@@ -130,13 +131,18 @@ def patient_contours(
             if row == 0:
                 axes.set_title(f"slice {z + 1} of {len(image)}", fontsize=10)
     figure.suptitle(_contour_title(patient, score), fontsize=12)
-    lines = [
-        Line2D([], [], color=TRUTH, linewidth=4),
-        Line2D([], [], color=PREDICTION, linewidth=2),
-    ]
-    labels = ["truth", "prediction"]
-    figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False)
+    axes.plot([], [], color=TRUTH, linewidth=4, label="truth")
+    axes.plot([], [], color=PREDICTION, linewidth=2, label="prediction")
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
+
+
+def new_figure(height_inches: float) -> "Figure":
+    """Return an empty figure of the report's width."""
+    from matplotlib.figure import Figure  # takes a second, which only who draws should wait
+
+    return Figure((WIDTH_INCHES, height_inches), dpi=DPI, layout="constrained")
 
 
 def _series(records: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +173,7 @@ def _reductions(steps: np.ndarray, rates: np.ndarray) -> np.ndarray:
     return steps[1:][ratio < 0.85 * np.minimum(before, after)]
 
 
-def _mark_means(axes: Axes, dice: dict[str, Any]):
+def _mark_means(axes: "Axes", dice: dict[str, Any]):
     low, high = dice["ci95"]
     if low is not None:
         label = f"95 % interval {low:.3f} to {high:.3f}"
@@ -208,7 +214,7 @@ def _square(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[int
     return tuple(out)
 
 
-def _draw_slice(axes: Axes, image, masks, box, limits: tuple[float, float], widths):
+def _draw_slice(axes: "Axes", image, masks, box, limits: tuple[float, float], widths):
     top, bottom, left, right = box
     axes.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
     for mask, colour, width in zip(masks, (TRUTH, PREDICTION), widths, strict=True):
@@ -237,7 +243,7 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")  # between two dollars matplotlib would read a formula
 
 
-def _all_handles(*axes: Axes) -> tuple[list, list]:
+def _all_handles(*axes: "Axes") -> tuple[list, list]:
     found = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
@@ -245,13 +251,13 @@ def _all_handles(*axes: Axes) -> tuple[list, list]:
     return list(found.values()), list(found)
 
 
-def tidy(axes: Axes):
+def tidy(axes: "Axes"):
     """Give the axes a light grid behind what is drawn, and no frame at top and right."""
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure: Figure, path: Path):
+def save(figure: "Figure", path: Path):
     """Write the PNG, the same bytes for the same figure."""
     figure.savefig(path, metadata={"Software": None})

@@ -68,7 +68,7 @@ def describe(folds: Sequence[Fold]) -> list[str]:
         "model; that the models share training patients is not in the interval."
     ]
     notes += [
-        f"Fold {f.config.split.fold}: {len(f.test)} patients, best weights of {f.run}."
+        f"Fold {f.config.split.fold}: {len(f.test)} patients, best weights and operating point of {f.run}."
         + ("" if workdir.is_finished(f.run) else " Warning: this run has not finished.")
         for f in folds
     ]

@@ -1,7 +1,7 @@
 """HD95: the distance between two surfaces, robust against a few outlying voxels."""
 
 import numpy as np
-from scipy import ndimage
+import scipy  # loads its parts when they are used: ndimage takes as long as all of NumPy
 
 
 def hd95(
@@ -37,7 +37,7 @@ def hd95(
         raise ValueError(f"masks must be bool, not {prediction.dtype} and {truth.dtype}")
     if not prediction.any() or not truth.any():
         return diagonal(truth.shape, spacing) if prediction.any() or truth.any() else 0.0
-    box = ndimage.find_objects((prediction | truth).astype(np.uint8))[0]  # joint bounding box
+    box = scipy.ndimage.find_objects((prediction | truth).astype(np.uint8))[0]  # joint bounding box
     in_plane = 0 if truth.shape[0] == 1 else slice(None)
     a, b = (_surface(mask[box][in_plane]) for mask in (prediction, truth))
     step = spacing[3 - a.ndim :]
@@ -50,9 +50,9 @@ def diagonal(shape: tuple[int, ...], spacing: tuple[float, ...]) -> float:
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
-    return mask & ~ndimage.binary_erosion(mask, border_value=0)
+    return mask & ~scipy.ndimage.binary_erosion(mask, border_value=0)
 
 
 def _directed(start: np.ndarray, target: np.ndarray, spacing: tuple[float, ...]) -> float:
-    distance = ndimage.distance_transform_edt(~target, sampling=spacing)
+    distance = scipy.ndimage.distance_transform_edt(~target, sampling=spacing)
     return float(np.percentile(distance[start], 95))

@@ -1,6 +1,8 @@
 """The package's shape: imports run one way, heavy libraries stay in one file, files stay short."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,9 @@ HOMES = {
     "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
     "scipy": {"surface", "operating", "datasets.phantom"},
 }
+
+# Loaded by the function that needs them: a second or two that no start should wait for.
+LATE = ("matplotlib", "scipy.ndimage", "tensorflow_datasets")
 
 # Reading, augmenting and reporting run on the host, the first in loader processes.
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
@@ -118,6 +123,12 @@ def test_every_level_names_modules_that_exist():
 @pytest.mark.parametrize("library", HOMES)
 def test_heavy_library_stays_at_home(library):
     assert importers(library) == HOMES[library]
+
+
+def test_programs_start_without_the_libraries_of_later():
+    code = f"import sys, jaxseg.train; print([m for m in {LATE} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
 
 
 def test_host_code_does_not_import_jax():

@@ -237,13 +237,14 @@ import sys, time
 from pathlib import Path
 from jaxseg import datasets
 from jaxseg.config import Dataset
-build, cache = datasets.builder.build, sys.argv[1]
+from jaxseg.datasets import builder
+build, cache = builder.build, sys.argv[1]
 def slow(made):
     with open(Path(cache) / "prepared", "a") as file:
         file.write("once\\n")
     time.sleep(3)
     return build(made)
-datasets.builder.build = slow
+builder.build = slow
 config = Dataset(phantom_patients=3, cache_dir=cache)
 print(len(datasets.prepare(config).source()))
 """

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from jaxseg import config as config_lib
 from jaxseg import intensity, locks
-from jaxseg.datasets import builder, image_folder, lgg, phantom
+from jaxseg.datasets import image_folder, lgg, phantom
 from jaxseg.datasets.checks import raise_problems, read_volumes
 from jaxseg.datasets.files import IMAGE_SUFFIXES, Files, list_files
 from jaxseg.datasets.index import (
@@ -75,6 +75,8 @@ class _Records:
     """The records of a prepared copy; what cannot be read is named."""
 
     def __init__(self, prepared: Prepared):
+        from jaxseg.datasets import builder  # loads TFDS, which takes half a second
+
         self._prepared = prepared
         try:
             self._source = builder.open_source(prepared.path)
@@ -197,6 +199,8 @@ def _prepare(config: config_lib.Dataset, files: Files | None, path: Path):
 
 def _write(name: str, volumes: Iterator[Volume], warnings: list[str], folder: Path) -> Path | None:
     """Write records and index under folder and return where; None when there are no volumes."""
+    from jaxseg.datasets import builder  # loads TFDS
+
     patients = []
     volumes = _indexed(volumes, patients)
     first = next(volumes, None)

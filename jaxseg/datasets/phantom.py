@@ -14,7 +14,7 @@ level of the thalami and 1 the vertex. A radius (of head, ventricles, tumour) is
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy  # loads its parts when they are used
 
 SIZE = 128  # pixels per side
 SLICES = (20, 40)  # per patient, both included
@@ -119,7 +119,7 @@ def _waves(rng, axes: _Point, frequency: float, terms: int = 5) -> np.ndarray:
 
 def _grain(rng, shape: tuple[int, ...], sigma: tuple[float, ...]) -> np.ndarray:
     """Return noise of unit variance, smoothed to `sigma` (slices, rows, columns)."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, truncate=3)
+    noise = scipy.ndimage.gaussian_filter(rng.standard_normal(shape), sigma, truncate=3)
     return noise / noise.std()
 
 
@@ -254,14 +254,14 @@ def _paint_look_alikes(rng, point: _Point, ventricles, grain, tumour, tissue) ->
     # A point blurred by sigma stays above the peak of a unit point within the wanted radius.
     sigma, dots = 1.6, np.zeros(tissue.shape)
     dots.flat[chosen] = np.exp(rng.uniform(*LESION_RADIUS, chosen.size) ** 2 / (2 * sigma**2))
-    blurred = ndimage.gaussian_filter(dots, (0, sigma, sigma), truncate=3)
+    blurred = scipy.ndimage.gaussian_filter(dots, (0, sigma, sigma), truncate=3)
     tissue[white & (blurred > 1 / (2 * np.pi * sigma**2))] = BRIGHT
 
 
 def _paint_tumour(rng, axes: _Point, radius, allowed: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     """Paint oedema, core, fluid centre and rim; return the mask, bool [D, SIZE, SIZE]."""
-    smooth = ndimage.binary_opening((radius < 1) & allowed, np.ones((1, 5, 5)))  # no slivers
-    pieces, _ = ndimage.label(smooth)
+    smooth = scipy.ndimage.binary_opening((radius < 1) & allowed, np.ones((1, 5, 5)))  # no slivers
+    pieces, _ = scipy.ndimage.label(smooth)
     mask = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     mask &= mask.sum((1, 2), keepdims=True) >= SMALLEST_SECTION
     core = radius / rng.uniform(0.45, 0.75) + 0.12 * _waves(rng, axes, 14.0)
@@ -292,7 +292,7 @@ def _acquire(rng, axes: _Point, tissue: np.ndarray, grain: np.ndarray) -> np.nda
         for axis in (1, 2):
             offset = np.arange(-3, 4) - rng.uniform(-motion, motion)
             spread = np.exp(-((offset / BLUR) ** 2) / 2)
-            signal = ndimage.correlate1d(signal, spread / spread.sum(), axis)
+            signal = scipy.ndimage.correlate1d(signal, spread / spread.sum(), axis)
         signal *= np.exp(BIAS * (0.7 * receive + 0.7 * _waves(rng, axes, 1.5)))
         real, imaginary = noise * rng.standard_normal((2, *tissue.shape))
         magnitude = np.sqrt((signal + real) ** 2 + imaginary * imaginary)
