@@ -68,8 +68,8 @@ def describe(folds: Sequence[Fold]) -> list[str]:
         "model; that the models share training patients is not in the interval."
     ]
     notes += [
-        f"Fold {f.config.split.fold}: {len(f.test)} patients, best weights and operating point of {f.run}."
-        + ("" if workdir.is_finished(f.run) else " Warning: this run has not finished.")
+        f"Fold {f.config.split.fold}: {len(f.test)} patients, best weights and operating point of "
+        f"{f.run}." + ("" if workdir.is_finished(f.run) else " Warning: this run has not finished.")
         for f in folds
     ]
     missing = sorted(set(range(num_folds)) - {f.config.split.fold for f in folds})
