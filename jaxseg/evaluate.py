@@ -223,8 +223,6 @@ def main(argv: Sequence[str]):
         raise UserError(
             "several folds are scored on their test patients; leave --source and --split out"
         )
-    if len(runs) > 1 and output is None:
-        raise UserError("where to write the scores of all folds? Give --output DIR")
     join()
     keep_compiled_programs()
     with failing_together():
@@ -243,8 +241,10 @@ def load_part(
     return step, Part(run, make_model(config, weights, point.temperature), point, patients)
 
 
-def score_folds(runs: Sequence[Path], output: Path):
+def score_folds(runs: Sequence[Path], output: Path | None):
     """Score the test patients of several folds together, each by the model of its fold."""
+    if output is None:
+        raise UserError("where to write the scores of all folds? Give --output DIR")
     made = together(lambda: folds.read(runs))
     config = made[0].config
     prepared = together(lambda: prepare(config.dataset))

@@ -130,10 +130,9 @@ def test_the_program_pools_what_it_is_given_and_says_what_is_missing(runs, poole
     compare.check_comparable(compare.read_scores(pooled), whole._replace(folder=tmp_path))
 
 
-def test_where_to_write_must_be_said(runs):
-    done = program("--workdir", runs[0], "--workdir", runs[1])
-    assert done.returncode == 2
-    assert done.stderr == "error: where to write the scores of all folds? Give --output DIR\n"
+def test_where_to_write_must_be_said(tmp_path):
+    with pytest.raises(UserError, match="where to write the scores of all folds"):
+        evaluate.score_folds([tmp_path / "a", tmp_path / "b"], None)
 
 
 def claimed(run: Path, config) -> Path:
