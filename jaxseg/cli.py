@@ -19,6 +19,8 @@ from jaxseg.config import Config
 from jaxseg.errors import TrainingFailed, UserError
 from jaxseg.settings import from_dict
 
+# Other names of settings on the command line: people look for the folds beside the data set.
+_ALIASES = {"dataset.folds": "split.num_folds", "dataset.fold": "split.fold"}
 _FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
 
 
@@ -44,21 +46,26 @@ def run(program: Callable[[Sequence[str]], None]):
         os._exit(130)  # no clean-up: the threads of jax and grain may crash in it
 
 
-def parse_flags(argv: Sequence[str], help_text: str) -> None:
-    """Parse absl flags defined by the program.
+def parse_arguments(argv: Sequence[str], help_text: str) -> list[str]:
+    """Parse absl flags defined by the program; return the arguments that are no flags, in order.
 
     Prints help_text and exits with 0 on --help.
 
     Raises:
-        UserError: an unknown flag, a wrong value or a stray argument.
+        UserError: an unknown flag or a wrong value.
     """
     if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv):
         print(help_text.strip())
         sys.exit(0)
     try:
-        stray = flags.FLAGS(["jaxseg", *argv])[1:]
+        return flags.FLAGS(["jaxseg", *argv])[1:]
     except _FLAG_ERRORS as error:
         raise UserError(_one_line(error)) from error
+
+
+def parse_flags(argv: Sequence[str], help_text: str) -> None:
+    """Parse as `parse_arguments` does; UserError where there is an argument that is no flag."""
+    stray = parse_arguments(argv, help_text)
     if stray:
         raise UserError(f"unexpected argument {stray[0]!r}; settings are --config.name=VALUE")
 
@@ -72,9 +79,9 @@ def parse_config(argv: Sequence[str], help_text: str) -> tuple[Config, str]:
     Raises:
         UserError: no or a broken file, an unknown setting, a wrong type or range.
     """
-    path, argv = _take_config_path(list(argv))
+    path, argv = _take_config_path([_without_alias(a) for a in argv])
     if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv):
-        parse_flags(argv, help_text + "\n\n" + settings_help())
+        parse_flags(argv, "\n\n".join([help_text, settings_help(), _aliases_help()]))
     if path is None:
         raise UserError("which config? By example --config configs/unet.py (see --help)")
     config = load_config(path)
@@ -142,6 +149,19 @@ def settings_help(kind: type = Config, path: str = "config") -> str:
             setting = f"  --{name}={field.default!r}"
             lines.append(f"{setting:<46}  {comments.get(field.name, '')}".rstrip())
     return "\n".join(lines)
+
+
+def _aliases_help() -> str:
+    lines = (f"  --config.{a:<15}  same as --config.{name}" for a, name in _ALIASES.items())
+    return "\n".join(["Other names:", *lines])
+
+
+def _without_alias(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    dashes, _, setting = name.partition("config.")
+    if dashes in ("-", "--") and setting in _ALIASES:
+        return f"{dashes}config.{_ALIASES[setting]}{equals}{value}"
+    return argument
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,13 +1,14 @@
 """The figure of the operating point: the curves it was chosen from, and the calibration."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from jaxseg.figures import BLUE, DPI, GREEN, GREY, ORANGE, WIDTH_INCHES, save, tidy
+from jaxseg.figures import BLUE, GREEN, GREY, ORANGE, new_figure, save, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def draw(tuned: dict[str, Any], path: Path):
@@ -17,7 +18,7 @@ def draw(tuned: dict[str, Any], path: Path):
         tuned: content of operating_point.json, by `tuning.tune`.
         path: PNG to write.
     """
-    figure = Figure((WIDTH_INCHES, 4), dpi=DPI, layout="constrained")
+    figure = new_figure(4)
     thresholds, lesions, reliability = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     point, curve = tuned["point"], tuned["threshold_curve"]
     chosen = curve["threshold"].index(point["threshold"])
@@ -32,7 +33,7 @@ def draw(tuned: dict[str, Any], path: Path):
     save(figure, path)
 
 
-def _draw_choice(axes: Axes, x: Any, dice: list[float], chosen: int, usual: int):
+def _draw_choice(axes: "Axes", x: Any, dice: list[float], chosen: int, usual: int):
     axes.plot(x, dice, "o-", color=BLUE, markersize=3)
     if usual != chosen:
         label = f"simplest: {dice[usual]:.3f}"
@@ -46,7 +47,7 @@ def _chosen(dice: float) -> str:
     return f"chosen: {dice:.3f}"
 
 
-def _draw_lesions(axes: Axes, curve: dict[str, Any], point: dict[str, Any]):
+def _draw_lesions(axes: "Axes", curve: dict[str, Any], point: dict[str, Any]):
     sizes, places = curve["min_lesion"], np.arange(len(curve["min_lesion"]))
     _draw_choice(axes, places, curve["dice"], sizes.index(point["min_lesion"]), 0)
     labels = ["none", *(f"{size:,}" for size in sizes[1:])]
@@ -55,7 +56,7 @@ def _draw_lesions(axes: Axes, curve: dict[str, Any], point: dict[str, Any]):
     axes.set(xlabel=f"smallest lesion kept, {unit}")
 
 
-def _draw_reliability(axes: Axes, calibration: dict[str, Any]):
+def _draw_reliability(axes: "Axes", calibration: dict[str, Any]):
     axes.plot((0, 1), (0, 1), color=GREY, linewidth=1, linestyle="--")
     for name, colour in (("before", ORANGE), ("after", BLUE)):
         found = calibration[name]

@@ -70,6 +70,9 @@ def threshold_label(summary: dict[str, Any]) -> str:
     best = summary["baselines"].get("best_threshold")
     if best is None:
         return ""
+    if "folds" in best:
+        each = ", ".join(f"channel {f['channel']} >= {f['threshold']:.4g}" for f in best["folds"])
+        return f"Best threshold, of each fold, chosen on its train (normalised): {each}."
     return (
         f"Best threshold: channel {best['channel']} >= {best['threshold']:.4g} (normalised), "
         f"chosen on train (Dice there {best['train_dice']:.3f})."
@@ -133,19 +136,7 @@ def format_scorecard(summary: dict[str, Any]) -> str:
 def warnings(patients: dict[str, Any]) -> list[str]:
     """Return what a reader must know of the summary over patients before trusting it."""
     n, both, one = patients["n"], patients["n_both_empty"], patients["n_one_empty"]
-    found = []
-    if n == 1:
-        found.append("one patient only: a mean over patients and its interval say nothing.")
-    elif n < VERY_FEW_PATIENTS:
-        found.append(
-            f"{n} patients are few, far too few: the 95 % interval says next to nothing about "
-            "other patients."
-        )
-    elif n < FEW_PATIENTS:
-        found.append(
-            f"{n} patients are few (under {FEW_PATIENTS}): the 95 % interval is itself uncertain, "
-            "rather too narrow than too wide."
-        )
+    found = few_patients(n)
     if both:
         found.append(
             f"{both} of {n} patients: truth and prediction both empty; they count as Dice 1."
@@ -156,6 +147,23 @@ def warnings(patients: dict[str, Any]) -> list[str]:
             "they count as Dice 0, and the volume's diagonal as HD95 pulls its mean up."
         )
     return found
+
+
+def few_patients(n: int) -> list[str]:
+    """Return the warning that so many patients call for; none from `FEW_PATIENTS` on."""
+    if n == 1:
+        return ["one patient only: a mean over patients and its interval say nothing."]
+    if n < VERY_FEW_PATIENTS:
+        return [
+            f"{n} patients are few, far too few: the 95 % interval says next to nothing about "
+            "other patients."
+        ]
+    if n < FEW_PATIENTS:
+        return [
+            f"{n} patients are few (under {FEW_PATIENTS}): the 95 % interval is itself uncertain, "
+            "rather too narrow than too wide."
+        ]
+    return []
 
 
 def definitions(unit: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxseg import checkpoint, cli, locks, workdir
+from jaxseg import checkpoint, cli, locks, threshold_baseline, workdir
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.control import should_stop
@@ -37,7 +37,7 @@ from jaxseg.distributed import (
     on_main,
     together,
 )
-from jaxseg.evaluate import evaluate, find_threshold_baseline
+from jaxseg.evaluate import Part, evaluate
 from jaxseg.inference import make_model
 from jaxseg.profiler import Profile
 from jaxseg.progress import Progress
@@ -192,7 +192,7 @@ def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
         return
     prepared, splits = data
     if is_main() and not (run / "baseline.json").exists():
-        find_threshold_baseline(run, prepared, splits["train"])
+        threshold_baseline.find(run, prepared, splits["train"])
     reason = train(config, run, prepared, splits)
     if reason:
         print(f"{reason}: saved in {run}; the same command continues from there")
@@ -202,10 +202,10 @@ def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
     title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
     print(f"\nTraining is complete. {note}\n", flush=True)
     about = {"split": "test", "source": config.dataset.source, "step": best_step}
-    model, test = make_model(config, weights), splits["test"]
+    model = make_model(config, weights)
     point = tuned_point(run, model, prepared, splits["validation"], best_step)
-    model = model._replace(temperature=point.temperature)
-    evaluate(run, config, model, point, prepared, test, output, title, about, [note])
+    part = Part(run, model._replace(temperature=point.temperature), point, splits["test"])
+    evaluate(config, [part], prepared, output, title, about, [note])
     on_main(lambda: workdir.mark_finished(run, best_step))
 
 

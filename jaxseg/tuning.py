@@ -143,7 +143,7 @@ def choose(dice: np.ndarray, simplest: int) -> int:
     """Return which option to take: the best on average, where its gain is more than luck.
 
     Each patient is scored with the option that is best for the others. The simplest stays unless
-    that gains, over the patients, more than one standard error and more than `MIN_GAIN`.
+    that gains, over the patients, more than two standard errors and more than `MIN_GAIN`.
 
     Args:
         dice: [patients, options].
@@ -151,7 +151,7 @@ def choose(dice: np.ndarray, simplest: int) -> int:
 
     References:
         Hastie, Tibshirani and Friedman, "The elements of statistical learning", 2009, section
-        7.10 (cross-validation, the rule of one standard error).
+        7.10: leaving one out; parsimony where the gain is within the standard error.
     """
     n = len(dice)
     if n < MIN_PATIENTS:
@@ -159,7 +159,9 @@ def choose(dice: np.ndarray, simplest: int) -> int:
     of_others = np.argmax(dice.sum(axis=0) - dice, axis=1)
     gains = dice[np.arange(n), of_others] - dice[:, simplest]
     error = gains.std(ddof=1) / np.sqrt(n)
-    return int(np.argmax(dice.mean(axis=0))) if gains.mean() > max(error, MIN_GAIN) else simplest
+    return (
+        int(np.argmax(dice.mean(axis=0))) if gains.mean() > max(2 * error, MIN_GAIN) else simplest
+    )
 
 
 def describe_calibration(histogram: np.ndarray, temperature: float) -> dict[str, Any]:

@@ -28,11 +28,11 @@ LEVELS = (
         *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
     ),
     ("augment", "state", "figures", "report", "cli", "datasets.splits"),
-    ("steps", "checkpoint", "datasets", "operating_figure"),
+    ("steps", "checkpoint", "datasets", "comparison_figure", "operating_figure"),
     ("data", "workdir"),
-    ("operating",),
+    ("operating", "compare", "folds"),
     ("inference", "validation", "progress"),
-    ("tuning",),
+    ("threshold_baseline", "tuning"),
     ("evaluate",),
     ("train",),
 )
@@ -43,10 +43,10 @@ HOMES = {
     "orbax": {"checkpoint"},
     "grain": {"data"},
     "tensorflow_datasets": {"datasets.builder"},
-    "matplotlib": {"figures", "operating_figure"},
+    "matplotlib": {"figures", "comparison_figure", "operating_figure"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
-    "absl.flags": {"cli", "train", "evaluate"},  # programs define flags of their own
+    "absl.flags": {"cli", "train", "evaluate", "compare"},  # programs define flags of their own
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
     "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
@@ -60,15 +60,8 @@ LATE = ("matplotlib", "scipy.ndimage", "tensorflow_datasets")
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
     *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *(
-        "signals",
-        "tensorboard",
-        "xla_flags",
-        "locks",
-        "operating",
-        "calibration",
-        "operating_figure",
-    ),
+    *("signals", "tensorboard", "xla_flags", "locks", "operating", "operating_figure"),
+    *("calibration", "compare", "comparison_figure", "folds"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 

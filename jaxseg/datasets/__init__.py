@@ -31,12 +31,13 @@ from jaxseg.datasets.index import (
     describe,
     fingerprint,
     read_index,
+    scan_digest,
     write_index,
 )
 from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import TrainingFailed, UserError
 
-__all__ = ["Patient", "Prepared", "fingerprint", "prepare", "split_patients"]
+__all__ = ["Patient", "Prepared", "fingerprint", "prepare", "scan_digest", "split_patients"]
 
 _INDEX = "index.json"
 _MAX_CAUSE = 200  # characters of a library's message
