@@ -16,8 +16,7 @@ _LOGITS = (np.arange(2 * LIMIT * STEPS_PER_UNIT) + 0.5) / STEPS_PER_UNIT - LIMIT
 
 TEMPERATURES = (0.1, 10.0)
 NUM_BINS = 15  # of the probability, as in Guo et al.
-# Nearly all voxels are background beyond doubt: with them any network looks calibrated.
-FLOOR = 0.01
+DOUBT = 2  # voxels in doubt per voxel of tumour
 
 
 class Reliability(NamedTuple):
@@ -43,8 +42,20 @@ def logit_histogram(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(index[t], minlength=len(_LOGITS)) for t in (~truth, truth)])
 
 
+def in_doubt(histogram: np.ndarray) -> np.ndarray:
+    """Return the histogram of the voxels in doubt: the most likely, twice as many as are tumour.
+
+    Nearly all voxels are background beyond doubt. Over all of them any network looks calibrated,
+    and the temperature would suit the background alone. Which voxels are in doubt does not
+    depend on the temperature.
+    """
+    voxels = histogram.sum(axis=0)
+    above = np.cumsum(voxels[::-1])[::-1] - voxels  # of higher logits
+    return np.where(above < DOUBT * histogram[1].sum(), histogram, 0)
+
+
 def negative_log_likelihood(histogram: np.ndarray, temperature: float) -> float:
-    """Return the mean over the voxels, in nats, with the logits divided by the temperature."""
+    """Return the mean over at least one voxel, in nats, of logits divided by the temperature."""
     background, tumour = histogram
     scaled = _LOGITS / temperature
     total = background @ np.logaddexp(0, scaled) + tumour @ np.logaddexp(0, -scaled)
@@ -55,7 +66,7 @@ def fit_temperature(histogram: np.ndarray) -> float:
     """Return the temperature with the least negative log likelihood, in 0.1..10.
 
     Four digits, so that rounding elsewhere does not show. 1 where the voxels are all tumour or
-    all background: then every certainty would do.
+    all background, or there are none: then every certainty would do.
     """
     from scipy.optimize import minimize_scalar  # takes time to import, and few starts need it
 
@@ -70,28 +81,13 @@ def fit_temperature(histogram: np.ndarray) -> float:
     return float(f"{np.exp(found.x):.4g}")
 
 
-def scored_bins(temperature: float) -> np.ndarray:
-    """Return which bins of the histogram the calibration error is taken over, bool [N].
-
-    Those of voxels with a probability of at least `FLOOR` before or after the calibration: the
-    same voxels for both errors.
-    """
-    return np.maximum(_sigmoid(_LOGITS), _sigmoid(_LOGITS / temperature)) >= FLOOR
-
-
-def reliability(histogram: np.ndarray, temperature: float, scored: np.ndarray) -> Reliability:
-    """Compare the probability of tumour with its share, in `NUM_BINS` bins of equal width.
-
-    Args:
-        histogram: from `logit_histogram`.
-        temperature: of the probabilities.
-        scored: from `scored_bins`; voxels elsewhere are left out.
-    """
-    probability, counts = _sigmoid(_LOGITS / temperature), np.where(scored, histogram, 0)
+def reliability(histogram: np.ndarray, temperature: float) -> Reliability:
+    """Compare the probability of tumour with its share, in `NUM_BINS` bins of equal width."""
+    probability = 1 / (1 + np.exp(-_LOGITS / temperature))  # of at most 320: no overflow
     index = np.minimum((probability * NUM_BINS).astype(int), NUM_BINS - 1)
     voxels, tumour, sums = (
         np.bincount(index, weights, NUM_BINS)
-        for weights in (counts.sum(0), counts[1], counts.sum(0) * probability)
+        for weights in (histogram.sum(0), histogram[1], histogram.sum(0) * probability)
     )
     filled = voxels > 0
     voxels, tumour, sums = voxels[filled], tumour[filled], sums[filled]
@@ -107,7 +103,3 @@ def expected_calibration_error(bins: Reliability) -> float | None:
     if not len(bins.voxels):
         return None
     return float(np.average(np.abs(bins.probability - bins.tumour), weights=bins.voxels))
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))  # of at most 32 / 0.1: no overflow

@@ -27,9 +27,13 @@ def draw(tuned: dict[str, Any], path: Path):
     thresholds.set(xlabel="threshold of the probability", ylabel="mean Dice, validation")
     _draw_lesions(lesions, tuned["min_lesion_curve"], point)
     _draw_reliability(reliability, tuned["calibration"])
-    for axes in (thresholds, lesions, reliability):
+    for axes, place in (
+        (thresholds, "lower center"),
+        (lesions, "lower center"),
+        (reliability, "upper left"),
+    ):
         tidy(axes)
-        axes.legend(loc="best", fontsize=8)
+        axes.legend(loc=place, fontsize=8)
     save(figure, path)
 
 
@@ -39,8 +43,9 @@ def _draw_choice(axes: "Axes", x: Any, dice: list[float], chosen: int, usual: in
         label = f"simplest: {dice[usual]:.3f}"
         axes.plot(x[usual], dice[usual], "o", color=GREY, markersize=9, label=label)
     axes.plot(x[chosen], dice[chosen], "o", color=GREEN, markersize=9, label=_chosen(dice[chosen]))
-    middle, half = (max(dice) + min(dice)) / 2, max(max(dice) - min(dice), 0.02) / 2
-    axes.set_ylim(middle - 1.1 * half, middle + 1.1 * half)  # a flat curve looks flat
+    # A flat curve looks flat, and what lies far below the best does not hide the rest.
+    span = np.clip(max(dice) - min(dice), 0.02, 0.1)
+    axes.set_ylim(max(dice) - 1.1 * span, max(dice) + 0.1 * span)
 
 
 def _chosen(dice: float) -> str:

@@ -19,10 +19,10 @@ CAPTIONS = {
     "middle: their mean Dice on the native grid over the threshold and over the smallest lesion "
     "kept; the simplest choice (grey) stays unless another is better beyond luck, patient by "
     "patient. Right: the share of tumour among voxels of the same predicted probability, before "
-    "and after the logits are divided by the temperature of least negative log likelihood; on the "
-    "diagonal a probability means what it says. ECE: expected calibration error in 15 bins (Guo "
-    "et al., 2017), over the voxels of the training grid with a probability of at least 0.01 "
-    "before or after, since with all the background any network would look calibrated.",
+    "and after the logits are divided by the temperature T of least negative log likelihood; on "
+    "the diagonal a probability means what it says. ECE: expected calibration error in 15 bins "
+    "(Guo et al., 2017). Both over the voxels in doubt on the training grid: the most likely ones, "
+    "twice as many as are tumour. Over all the background any network would look calibrated.",
     "best": "The best patient. Upper row: whole slices; lower row: the same, enlarged.",
     "median": "The patient in the middle of the ranking.",
     "worst": "The worst patient.",

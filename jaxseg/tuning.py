@@ -1,10 +1,11 @@
 """Choose the operating point on the validation patients, once the training has ended.
 
-Temperature first (on the training grid, where the logits are), then the threshold of the
-calibrated probability, then the smallest lesion kept (both on the native grid, by the mean Dice
-over patients). The test patients have no part in it.
+Temperature first (on the training grid, where the logits are, over the voxels in doubt), then
+the threshold of the calibrated probability, then the smallest lesion kept (both on the native
+grid, by the mean Dice over patients). The test patients have no part in it.
 """
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def tuned_point(
     if model.config.evaluation.tune and found != step:
         point, how = tune(model, prepared, patients)
         on_main(lambda: operating.write(run, point, {"step": step, **how}))
-        print(scoretext.tuning_result(how), flush=True)
+        print(textwrap.fill(scoretext.tuning_result(how), 80), end="\n\n", flush=True)
     return OperatingPoint(*on_main(lambda: operating.read(run, model.config)))
 
 
@@ -64,7 +65,7 @@ def tune(
     """
     mine = patients[jax.process_index() :: jax.process_count()]
     parts = gather(logit_histogram(model, prepared, mine).tolist())
-    histogram = np.sum(np.array(parts, np.int64), axis=0)
+    histogram = calibration.in_doubt(np.sum(np.array(parts, np.int64), axis=0))
     temperature = calibration.fit_temperature(histogram)
 
     spacing_mm, usual = model.config.dataset.spacing_mm, model.config.evaluation.threshold
@@ -166,13 +167,11 @@ def choose(dice: np.ndarray, simplest: int) -> int:
 
 def describe_calibration(histogram: np.ndarray, temperature: float) -> dict[str, Any]:
     """Return likelihood, calibration error and reliability before and after, for the report."""
-    scored = calibration.scored_bins(temperature)
-    made = {"scored_voxels": int(histogram[:, scored].sum()), "voxels": int(histogram.sum())}
+    made = {"voxels": int(histogram.sum())}
     for name, t in (("before", 1.0), ("after", temperature)):
-        bins = calibration.reliability(histogram, t, scored)
+        bins = calibration.reliability(histogram, t)
         made[name] = {
             "temperature": t,
-            "negative_log_likelihood": calibration.negative_log_likelihood(histogram, t),
             "expected_calibration_error": calibration.expected_calibration_error(bins),
             "reliability": {name: values.tolist() for name, values in bins._asdict().items()},
         }

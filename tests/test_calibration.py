@@ -59,25 +59,36 @@ def test_hand_computed_calibration_error():
     truth = np.zeros(1020, bool)
     truth[:5] = truth[10:13] = truth[20:22] = True
     histogram = logit_histogram(logits, truth)
-    bins = calibration.reliability(histogram, 1.0, calibration.scored_bins(1.0))
+    bins = calibration.reliability(calibration.in_doubt(histogram), 1.0)
     np.testing.assert_allclose(bins.probability, [0.3, 0.9], atol=0.002)
     np.testing.assert_allclose(bins.tumour, [0.3, 0.5])
     assert bins.voxels.tolist() == [10, 10]
-    # (10 * 0.0 + 10 * 0.4) / 20; with the background it would be under 0.01.
+    # (10 * 0.0 + 10 * 0.4) / 20; over all it would be (10 * 0.4 + 1000 * 0.001) / 1020.
     assert calibration.expected_calibration_error(bins) == pytest.approx(0.2, abs=0.002)
+    everything = calibration.reliability(histogram, 1.0)
+    assert calibration.expected_calibration_error(everything) == pytest.approx(0.005, abs=0.001)
 
 
-def test_the_same_voxels_are_scored_before_and_after():
-    """At temperature 2 the voxels of 0.001 reach 0.03: from then on they count."""
-    logits = np.repeat(logit([0.9, 0.001, 1e-6]), [10, 100, 1000])
-    histogram = logit_histogram(logits, logits > 0)
-    scored = calibration.scored_bins(2.0)
-    before, after = (calibration.reliability(histogram, t, scored) for t in (1.0, 2.0))
-    assert before.voxels.sum() == after.voxels.sum() == 110
-    np.testing.assert_allclose(after.probability, [expit(logit(0.001) / 2), 0.75], atol=0.002)
+def test_voxels_in_doubt_are_the_likeliest_twice_as_many_as_are_tumour():
+    logits = np.array([5.0, 4, 3, 2, 2, 1, 0, -1, -2, -3])
+    for tumour, expected in ([0], 2), ([8, 9], 5), ([0, 1, 2], 6), ([], 0):  # equals stay together
+        truth = np.isin(np.arange(10), tumour)
+        found = calibration.in_doubt(logit_histogram(logits, truth))
+        np.testing.assert_array_equal(found, logit_histogram(logits[:expected], truth[:expected]))
+
+
+def test_the_background_does_not_set_the_temperature():
+    """Overconfident where it matters; a sea of background at -5 that could well be at -10."""
+    logits, truth = overconfident(2.0)
+    near = logits > -4
+    histogram = logit_histogram(logits[near], truth[near])
+    histogram += 1000 * logit_histogram(np.full(len(logits), -5.0), np.zeros(len(logits), bool))
+    assert calibration.fit_temperature(histogram) < 1
+    assert calibration.fit_temperature(calibration.in_doubt(histogram)) == pytest.approx(2, rel=0.1)
 
 
 def test_without_a_voxel_in_doubt_there_is_no_error():
-    histogram = logit_histogram(np.full(5, -9.0), np.zeros(5, bool))
-    bins = calibration.reliability(histogram, 1.0, calibration.scored_bins(1.0))
+    histogram = calibration.in_doubt(logit_histogram(np.full(5, -9.0), np.zeros(5, bool)))
+    assert calibration.fit_temperature(histogram) == 1.0
+    bins = calibration.reliability(histogram, 1.0)
     assert calibration.expected_calibration_error(bins) is None

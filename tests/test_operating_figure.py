@@ -48,6 +48,7 @@ def test_chosen_and_simplest_are_marked_where_they_lie(drawn):
     assert labels(lesions) == ["simplest: 0.750", "chosen: 0.800"]
     assert [line.get_xdata().tolist() for line in lesions.lines[1:]] == [[0], [1]]
     assert [t.get_text() for t in lesions.get_xticklabels()] == ["none", "100", "200"]
+    assert lesions.get_ylim() == pytest.approx((0.69, 0.81))  # 0.5 lies far below
     assert "mm³" in lesions.get_xlabel()
     assert labels(reliability) == ["before: T = 1, ECE 0.250", "after: T = 1.5, ECE 0.050"]
     assert reliability.lines[2].get_ydata().tolist() == [0.2, 0.8]
@@ -63,7 +64,7 @@ def test_where_nothing_is_gained_one_point_is_marked_and_a_flat_curve_is_flat(dr
     thresholds, lesions, reliability = drawn(tuned)
     assert labels(thresholds) == ["chosen: 0.700"] and labels(lesions) == ["chosen: 0.750"]
     low, high = thresholds.get_ylim()
-    assert high - low > 0.02
+    assert high - low == pytest.approx(0.024)
     assert labels(reliability) == ["before: T = 1", "after: T = 1.5"]
 
 
