@@ -10,7 +10,7 @@ import pytest
 from fake_config import tiny_config
 from scipy.special import expit
 
-from jaxseg import datasets, distributed, inference, operating, train, tuning, workdir
+from jaxseg import datasets, distributed, inference, operating, train, tuning
 from jaxseg.config import Input, Split
 from jaxseg.datasets import prepare, split_patients
 from jaxseg.operating import OperatingPoint, segment
@@ -149,51 +149,44 @@ def tiny(tmp_path_factory):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=2))
 
 
-@pytest.fixture
-def scored(monkeypatch):
-    """Collects the operating points that the test patients are scored with; draws nothing."""
-    points = []
+def test_killed_before_tuning_it_tunes_at_the_next_start(tiny, tmp_path, monkeypatch):
+    points = []  # that the test patients are scored with
     monkeypatch.setattr(train, "evaluate", lambda *args: points.append(args[1][0].point))
-    return points
 
+    def run_to_the_end():
+        with contextlib.ExitStack() as stack:
+            train.train_and_test(tiny, tmp_path, stack)
 
-def run_to_the_end(config, run):
-    with contextlib.ExitStack() as stack:
-        train.train_and_test(config, run, stack)
-
-
-def test_killed_before_tuning_it_tunes_at_the_next_start(tiny, tmp_path, scored, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(operating, "write", killed)
         with pytest.raises(KeyboardInterrupt):
-            run_to_the_end(tiny, tmp_path)
-    assert not scored and not (tmp_path / "operating_point.json").exists()
-    run_to_the_end(tiny, tmp_path)
+            run_to_the_end()
+    assert not points and not (tmp_path / "operating_point.json").exists()
+    run_to_the_end()
     found = json.loads((tmp_path / "operating_point.json").read_text())
     assert found["patients"] == list(tiny.split.validation)
-    assert [p._asdict() for p in scored] == [found["point"]]
+    assert [p._asdict() for p in points] == [found["point"]]
     assert found["point"]["temperature"] != 1
     assert inference.load_model(tmp_path).temperature == found["point"]["temperature"]
 
-    # Scored anew without being tuned anew, but for other weights.
-    (tmp_path / "finished.json").unlink()
-    found["point"]["threshold"] = 0.35
-    workdir.write_json(tmp_path / "operating_point.json", found)
-    run_to_the_end(tiny, tmp_path)
-    assert scored[-1].threshold == 0.35
-    (tmp_path / "finished.json").unlink()
-    workdir.write_json(tmp_path / "operating_point.json", found | {"step": found["step"] + 1})
-    run_to_the_end(tiny, tmp_path)
-    assert scored[-1] == scored[0]
+
+def brightness(weights, image, temperature):
+    """A network that takes what is bright for tumour."""
+    return 1 / (1 + jnp.exp(-image[..., :1] / temperature))
 
 
-def test_no_other_patient_is_read_for_tuning(tiny, tmp_path, monkeypatch):
+@pytest.fixture
+def validation(tiny):
+    """The prepared data and its validation patients."""
     prepared = prepare(tiny.dataset)
-    validation = split_patients(prepared.patients, tiny.split)["validation"]
-    allowed = {i for p in validation for i in range(p.first, p.first + p.num_slices)}
+    return prepared, split_patients(prepared.patients, tiny.split)["validation"]
+
+
+def test_no_other_patient_is_read_for_tuning(tiny, validation, tmp_path, monkeypatch):
+    allowed = {i for p in validation[1] for i in range(p.first, p.first + p.num_slices)}
     read, original = set(), datasets._Records.__getitem__
 
     def watched(self, index):
@@ -201,17 +194,24 @@ def test_no_other_patient_is_read_for_tuning(tiny, tmp_path, monkeypatch):
         return original(self, index)
 
     monkeypatch.setattr(datasets._Records, "__getitem__", watched)
-
-    def predict(weights, image, temperature):
-        return 1 / (1 + jnp.exp(-image[..., :1] / temperature))
-
-    model = inference.Model(predict, None, 1.0, tiny, make_mesh())
-    tuning.tuned_point(tmp_path, model, prepared, validation, step=1)
+    model = inference.Model(brightness, None, 1.0, tiny, make_mesh())
+    tuning.tuned_point(tmp_path, model, *validation, step=1)
     assert read == allowed
 
 
-def test_without_tuning_the_threshold_of_the_config_stands(tiny, tmp_path, scored):
+def test_a_point_is_kept_unless_the_weights_are_others(tiny, validation, tmp_path):
+    model = inference.Model(brightness, None, 1.0, tiny, make_mesh())
+    first = tuning.tuned_point(tmp_path, model, *validation, step=1)
+    kept = OperatingPoint(threshold=0.35)
+    operating.write(tmp_path, kept, {"step": 1})
+    assert tuning.tuned_point(tmp_path, model, *validation, step=1) == kept
+    assert tuning.tuned_point(tmp_path, model, *validation, step=2) == first != kept
+
+
+def test_without_tuning_the_threshold_of_the_config_stands(tiny, validation, tmp_path):
     evaluation = dataclasses.replace(tiny.evaluation, tune=False, threshold=0.4)
-    run_to_the_end(dataclasses.replace(tiny, evaluation=evaluation), tmp_path)
-    assert scored == [OperatingPoint(threshold=0.4)]
+    config = dataclasses.replace(tiny, evaluation=evaluation)
+    model = inference.Model(brightness, None, 1.0, config, make_mesh())
+    point = tuning.tuned_point(tmp_path, model, *validation, step=1)
+    assert point == OperatingPoint(threshold=0.4)
     assert not (tmp_path / "operating_point.json").exists()
