@@ -140,7 +140,8 @@ def test_sigterm_to_one_of_two_saves_both_and_the_restart_ends_the_same(train, w
     assert [code for code, *_ in ended] == [0, 0], ended
     for a, b in zip(final_state(tmp_path, 4), final_state(whole_run, 4), strict=True):
         np.testing.assert_array_equal(a, b)
-    for name in ("operating_point.json", "evaluation/test/scores.json"):
+    names = ("evaluation/test/scores.json", "evaluation/test/patients.csv", "operating_point.json")
+    for name in names:
         assert (tmp_path / name).read_bytes() == (whole_run / name).read_bytes()
     steps = [r["step"] for r in workdir.read_metrics(tmp_path) if "train_loss" in r]
     assert steps == list(range(1, 41))  # none twice, none left out

@@ -202,7 +202,7 @@ def test_no_other_patient_is_read_for_tuning(tiny, validation, tmp_path, monkeyp
 def test_a_point_is_kept_unless_the_weights_are_others(tiny, validation, tmp_path):
     model = inference.Model(brightness, None, 1.0, tiny, make_mesh())
     first = tuning.tuned_point(tmp_path, model, *validation, step=1)
-    kept = OperatingPoint(threshold=0.35)
+    kept = OperatingPoint(threshold=0.9)
     operating.write(tmp_path, kept, {"step": 1})
     assert tuning.tuned_point(tmp_path, model, *validation, step=1) == kept
     assert tuning.tuned_point(tmp_path, model, *validation, step=2) == first != kept
