@@ -3,8 +3,8 @@
 The other trivial baseline, predicting nothing, needs no image: see `scorecard.predict_nothing`.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,17 @@ class ThresholdBaseline(NamedTuple):
     channel: int
     threshold: float  # in units of the normalised image (standard deviations)
     train_dice: float  # mean over the patients it was chosen on, 0..1
+
+
+class FoldThresholds(NamedTuple):
+    """The baselines of several folds: each patient is thresholded by that of its fold."""
+
+    folds: list[dict[str, Any]]  # fields of `ThresholdBaseline`
+
+
+def of_folds(found: Sequence[ThresholdBaseline]) -> ThresholdBaseline | FoldThresholds:
+    """Return the baseline as the scorecard names it: the only one, or those of the folds."""
+    return found[0] if len(found) == 1 else FoldThresholds([b._asdict() for b in found])
 
 
 def best_threshold(patients: Iterable[tuple[np.ndarray, np.ndarray]]) -> ThresholdBaseline:

@@ -19,6 +19,8 @@ from jaxseg.config import Config
 from jaxseg.errors import TrainingFailed, UserError
 from jaxseg.settings import from_dict
 
+# Other names of settings on the command line: people look for the folds beside the data set.
+_ALIASES = {"dataset.folds": "split.num_folds", "dataset.fold": "split.fold"}
 _FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
 
 
@@ -77,9 +79,9 @@ def parse_config(argv: Sequence[str], help_text: str) -> tuple[Config, str]:
     Raises:
         UserError: no or a broken file, an unknown setting, a wrong type or range.
     """
-    path, argv = _take_config_path(list(argv))
+    path, argv = _take_config_path([_without_alias(a) for a in argv])
     if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv):
-        parse_flags(argv, help_text + "\n\n" + settings_help())
+        parse_flags(argv, "\n\n".join([help_text, settings_help(), _aliases_help()]))
     if path is None:
         raise UserError("which config? By example --config configs/unet.py (see --help)")
     config = load_config(path)
@@ -147,6 +149,19 @@ def settings_help(kind: type = Config, path: str = "config") -> str:
             setting = f"  --{name}={field.default!r}"
             lines.append(f"{setting:<46}  {comments.get(field.name, '')}".rstrip())
     return "\n".join(lines)
+
+
+def _aliases_help() -> str:
+    lines = (f"  --config.{a:<15}  same as --config.{name}" for a, name in _ALIASES.items())
+    return "\n".join(["Other names:", *lines])
+
+
+def _without_alias(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    dashes, _, setting = name.partition("config.")
+    if dashes in ("-", "--") and setting in _ALIASES:
+        return f"{dashes}config.{_ALIASES[setting]}{equals}{value}"
+    return argument
 
 
 def _one_line(error: BaseException) -> str:

@@ -61,6 +61,8 @@ class Split:
             check(name, not one, "give ids in quotes, as in \"('a', 'b')\"")
         given = {bool(self.train), bool(self.validation), bool(self.test)}
         check("train", len(given) == 1, "give all of train, validation and test or none of them")
+        either = not (self.num_folds and self.train)
+        check("num_folds", either, "leave it out where lists of patients make the split")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,9 @@ Predicts every patient of a split with the best weights of the run, scores whole
 the pixel grid of the input files, and writes scores.json, patients.csv, figures and
 report.html.
 
-  --workdir DIR    folder of the training run (required)
+  --workdir DIR    folder of the training run (required); given several times, once for each
+                   fold of a cross-validation, the test patients of all are predicted, each by
+                   the model of its own fold, and scored together; needs --output
   --split NAME     train, validation, test (default) or all
   --source PATH    another folder or zip of the same layout: all its patients, external
                    validation
@@ -15,13 +17,11 @@ Exit code 0, or 2 with one line on what to mend.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from absl import flags
 
 from jaxseg import (
@@ -29,38 +29,48 @@ from jaxseg import (
     checkpoint,
     cli,
     figures,
+    folds,
     operating,
+    operating_figure,
     report,
     scorecard,
     scoretext,
+    threshold_baseline,
     workdir,
 )
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
-from jaxseg.datasets import Patient, Prepared, fingerprint, prepare, split_patients
+from jaxseg.datasets import Patient, Prepared, fingerprint, prepare, scan_digest, split_patients
 from jaxseg.distributed import (
     check_same,
     failing_together,
     gather,
+    gather_shares,
     is_main,
     join,
     on_main,
     together,
 )
 from jaxseg.errors import UserError
-from jaxseg.inference import Case, Model, make_model, predict_patients, read_patient
-from jaxseg.intensity import normalise
+from jaxseg.inference import Case, Model, make_model, predict_patients
+from jaxseg.intensity import normalise_volume
 from jaxseg.operating import OperatingPoint, segment
 from jaxseg.settings import to_json
 
 
+class Part(NamedTuple):
+    """A trained model and whom it is scored on; the folds of a cross-validation are several."""
+
+    run: Path  # workdir; holds the threshold baseline found on train
+    model: Model  # with the temperature of the operating point
+    point: OperatingPoint  # how its probabilities become masks
+    patients: Sequence[Patient]
+
+
 def evaluate(
-    run: Path,
     config: Config,
-    model: Model,
-    point: OperatingPoint,
+    parts: Sequence[Part],
     prepared: Prepared,
-    patients: Sequence[Patient],
     output: Path,
     title: str,
     about: dict[str, Any],
@@ -71,12 +81,9 @@ def evaluate(
     Each process predicts its share of the patients on its own devices; the first one writes.
 
     Args:
-        run: workdir of the training run; holds the threshold baseline found on train.
-        config: of the run.
-        model: to evaluate, with the temperature of the operating point.
-        point: how its probabilities become masks.
+        config: of the run; of several, the fold apart, they have the same.
+        parts: which model is scored on whom; a patient is in one of them.
         prepared: the data set.
-        patients: whom to score.
         output: folder to write to.
         title: heading of the report.
         about: what was scored (split, source, step), for scores.json.
@@ -85,25 +92,30 @@ def evaluate(
     Returns:
         The content of scores.json; None on the other processes.
     """
-    on_main(lambda: make_folder(output))
-
-    def cases(chosen: Sequence[Patient]) -> Iterator[Case]:
-        return predict_patients(model, prepared, chosen)
-
-    baseline = together(lambda: threshold_baseline(run))
-    mine = patients[jax.process_index() :: jax.process_count()]
-    scores, baseline_scores = map(gather_scores, score_cases(cases(mine), config, point, baseline))
+    on_main(lambda: workdir.make_folder(output))
+    found = together(lambda: [threshold_baseline.read(part.run) for part in parts])
+    scores, baseline_scores = [], []
+    for part, baseline in zip(parts, found, strict=True):
+        mine = part.patients[jax.process_index() :: jax.process_count()]
+        cases = predict_patients(part.model, prepared, mine)
+        both = score_cases(cases, config, part.point, baseline)
+        scores += gather_scores(both[0])
+        baseline_scores += gather_scores(both[1])
     if not is_main():
         return None
     samples, spacing_mm = config.evaluation.bootstrap_samples, config.dataset.spacing_mm
+    best_threshold = baselines.of_folds(found), baseline_scores
     summary = scorecard.summarise(
-        scores, samples, spacing_mm=spacing_mm, best_threshold=(baseline, baseline_scores)
+        scores, samples, spacing_mm=spacing_mm, best_threshold=best_threshold
     )
     summary["about"] = about
-    summary["operating_point"] = point._asdict()
+    summary["scans"] = {p.id: scan_digest(p) for part in parts for p in part.patients}
+    if len(parts) == 1:
+        tuned = bool(operating.how_chosen(parts[0].run))
+        summary["operating_point"] = parts[0].point._asdict() | {"tuned": tuned}
     scorecard.write_json(output / "scores.json", summary)
     scorecard.write_patients_csv(output / "patients.csv", scores)
-    shown = write_figures(run, output, scores, summary, patients, cases, config, point)
+    shown = write_figures(output, scores, summary, parts, prepared, config)
     report_path, settings = output / "report.html", to_json(config)
     report.write_report(
         report_path, title, summary, scores, shown, settings, workdir.versions(), notes
@@ -120,19 +132,9 @@ def say_results(output: Path, summary: dict[str, Any], shown: dict[str, Path]):
     print("figures  " + "\n         ".join(str(path) for path in shown.values()), flush=True)
 
 
-def make_folder(output: Path):
-    """Make the folder to write to; UserError when that cannot be."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
-
-
 def gather_scores(mine: Sequence[scorecard.PatientScore]) -> list[scorecard.PatientScore]:
     """Return the scores of all processes, which took every n-th patient each, in order."""
-    parts = gather([score._asdict() for score in mine])
-    rows = itertools.chain(*itertools.zip_longest(*parts))
-    scores = [scorecard.PatientScore(**row) for row in rows if row is not None]
+    scores = [scorecard.PatientScore(**row) for row in gather_shares([s._asdict() for s in mine])]
     return [s._replace(tumour_slice_dice=tuple(s.tumour_slice_dice)) for s in scores]
 
 
@@ -153,46 +155,13 @@ def score_cases(
     return ours, trivial
 
 
-def normalise_volume(volume: np.ndarray, stats: np.ndarray) -> np.ndarray:
-    """Normalise [D, H, W, C] by its statistics [C, 4] to float32."""
-    return np.stack([normalise(image, stats) for image in volume])
-
-
-def threshold_baseline(run: Path) -> baselines.ThresholdBaseline:
-    """Return the baseline found by `find_threshold_baseline`.
-
-    Raises:
-        UserError: the run has none yet.
-    """
-    path = run / "baseline.json"
-    if not path.exists():
-        raise UserError(f"{path}: missing; the training run writes it when it begins")
-    return baselines.ThresholdBaseline(**workdir.read_json(path))
-
-
-def find_threshold_baseline(run: Path, prepared: Prepared, patients: Sequence[Patient]):
-    """Find the best global threshold on the training patients and keep it in baseline.json."""
-
-    def volumes() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for patient in patients:
-            records = read_patient(prepared, patient)
-            volume = np.stack([r["image"] for r in records])
-            truth = np.stack([r["mask"][..., 0] for r in records]) > 0
-            yield normalise_volume(volume, records[0]["stats"]), truth
-
-    baseline = baselines.best_threshold(volumes())
-    workdir.write_json(run / "baseline.json", baseline._asdict())
-
-
 def write_figures(
-    run: Path,
     output: Path,
     scores: Sequence[scorecard.PatientScore],
     summary: dict[str, Any],
-    patients: Sequence[Patient],
-    cases: Any,
+    parts: Sequence[Part],
+    prepared: Prepared,
     config: Config,
-    point: OperatingPoint,
 ) -> dict[str, Path]:
     """Draw the figures; the best, median and worst patients are predicted once more.
 
@@ -201,17 +170,22 @@ def write_figures(
     """
     shown = {"dice_per_patient": output / "dice_per_patient.png"}
     figures.dice_per_patient(scores, summary, shown["dice_per_patient"])
-    records = workdir.read_metrics(run)
+    records = workdir.read_metrics(parts[0].run) if len(parts) == 1 else ()
     if records:
         shown["learning_curves"] = output / "learning_curves.png"
         figures.learning_curves(records, shown["learning_curves"], config.train.monitor)
+    tuned = operating.how_chosen(parts[0].run) if len(parts) == 1 else {}
+    if "threshold_curve" in tuned:  # not where somebody wrote the point alone
+        shown["operating_point"] = output / "operating_point.png"
+        operating_figure.draw(tuned, shown["operating_point"])
     ranked = sorted(scores, key=lambda s: (s.dice, s.patient))
     picks = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
-    by_id = {p.id: p for p in patients}
+    by_id = {p.id: (part, p) for part in parts for p in part.patients}
     for name, score in picks.items():
-        (case,) = cases([by_id[score.patient]])
+        part, patient = by_id[score.patient]
+        (case,) = predict_patients(part.model, prepared, [patient])
         channel = min(config.dataset.flair_channel, case.image.shape[-1] - 1)
-        prediction = segment(case.probability[..., 0], point, config.dataset.spacing_mm)
+        prediction = segment(case.probability[..., 0], part.point, config.dataset.spacing_mm)
         shown[name] = output / f"patient_{name}.png"
         image, truth = case.image[..., channel], case.truth[..., 0]
         figures.patient_contours(shown[name], score.patient, image, truth, prediction, score)
@@ -237,21 +211,62 @@ def choose_patients(
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
-    flags.DEFINE_string("workdir", None, "folder of the training run")
+    flags.DEFINE_multi_string("workdir", None, "folder of the training run")
     flags.DEFINE_enum("split", "test", ["train", "validation", "test", "all"], "patients to score")
     flags.DEFINE_string("source", None, "another folder or zip of the same layout")
     flags.DEFINE_string("output", None, "where to write")
     cli.parse_flags(argv, __doc__)
     options = flags.FLAGS
-    if options.workdir is None:
+    if not options.workdir:
         raise UserError("which run? Give --workdir DIR (see --help)")
+    runs = [Path(run).expanduser() for run in options.workdir]
+    output = Path(options.output).expanduser() if options.output else None
     if options.source is not None and options["split"].present:
         raise UserError("--source takes all its patients; leave --split out")
+    if len(runs) > 1 and (options.source is not None or options.split != "test"):
+        raise UserError(
+            "several folds are scored on their test patients; leave --source and --split out"
+        )
     join()
     keep_compiled_programs()
     with failing_together():
-        output = Path(options.output) if options.output else None
-        score_run(Path(options.workdir).expanduser(), options.split, options.source, output)
+        if len(runs) > 1:
+            score_folds(runs, output)
+        else:
+            score_run(runs[0], options.split, options.source, output)
+
+
+def load_part(
+    run: Path, config: Config, num_channels: int, patients: Sequence[Patient]
+) -> tuple[int, Part]:
+    """Return the step of the best weights of a run, and the part that scores them on patients."""
+    step, weights = checkpoint.load_best(run, config, num_channels)
+    point = OperatingPoint(*on_main(lambda: operating.read(run, config)))
+    return step, Part(run, make_model(config, weights, point.temperature), point, patients)
+
+
+def score_folds(runs: Sequence[Path], output: Path | None):
+    """Score the test patients of several folds together, each by the model of its fold."""
+    if output is None:
+        raise UserError("where to write the scores of all folds? Give --output DIR")
+    made = together(lambda: folds.read(runs))
+    config = made[0].config
+    prepared = together(lambda: prepare(config.dataset))
+    check_same("scans", fingerprint(prepared.patients))
+    together(lambda: folds.check_unchanged(made, prepared.patients))
+    parts, described = [], []
+    for fold in made:
+        patients = [p for p in prepared.patients if p.id in fold.test]
+        step, part = load_part(fold.run, fold.config, prepared.num_channels, patients)
+        about = {"fold": fold.config.split.fold, "run": str(fold.run), "step": step}
+        described.append(about | {"operating_point": part.point._asdict()})
+        parts.append(part)
+    notes = together(lambda: folds.describe(made))
+    print("\n".join(notes), end="\n\n", flush=True)
+    title = f"{config.dataset.name}: test patients of {len(parts)} folds"
+    about = {"split": "test", "source": config.dataset.source, "folds": described}
+    evaluate(config, parts, prepared, output, title, about, notes)
+    gather(None)  # the others stay until the first one has written
 
 
 def score_run(run: Path, split: str, source: str | None, output: Path | None):
@@ -264,9 +279,7 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
     name = "external" if source else split
     together(lambda: workdir.check_channels(run, prepared.num_channels))
     same_ids = together(lambda: workdir.check_unseen(run, patients)) if source else []
-    step, weights = checkpoint.load_best(run, config, prepared.num_channels)
-    point = together(lambda: operating.read(run, config))
-    model = make_model(config, weights, point.temperature)
+    step, part = load_part(run, config, prepared.num_channels, patients)
     output = output or run / "evaluation" / name
     title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
     note = f"Best weights of {run}, step {step}."
@@ -279,7 +292,7 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
     notes = [note, *same_ids]
     print("\nwarning: ".join(notes), end="\n\n")
     about = {"split": name, "source": source or config.dataset.source, "step": step}
-    evaluate(run, config, model, point, prepared, patients, output, title, about, notes)
+    evaluate(config, [part], prepared, output, title, about, notes)
     gather(None)  # the others stay until the first one has written
 
 

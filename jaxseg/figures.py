@@ -33,7 +33,7 @@ def learning_curves(records: Sequence[dict[str, Any]], path: Path, monitor: str 
         path: PNG to write.
         monitor: which validation value says what is best, `dice` (highest) or `loss` (lowest).
     """
-    figure = _figure(7)
+    figure = new_figure(7)
     loss, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
     for axes, name in ((loss, "loss"), (dice, "dice")):
         for part, colour, marker in (("train", BLUE, ""), ("validation", ORANGE, "o")):
@@ -55,10 +55,10 @@ def learning_curves(records: Sequence[dict[str, Any]], path: Path, monitor: str 
             axes.axvline(step, color=GREY, linestyle=":", linewidth=1.2, label=label)
         if best is not None:
             axes.axvline(best[0], color=GREEN, linewidth=1.5, label=best[1])
-        _tidy(axes)
+        tidy(axes)
     if loss.get_legend_handles_labels()[0]:
         figure.legend(*_all_handles(loss, dice), loc="outside upper center", ncols=5, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], path: Path):
@@ -72,7 +72,7 @@ def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], pa
     ranked = sorted(scores, key=lambda s: (-s.dice, s.patient))
     named = len(ranked) <= MAX_NAMES
     height = max(4.0, 1.6 + 0.2 * len(ranked)) if named else 6
-    figure = _figure(height)
+    figure = new_figure(height)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     dice, ranks = [s.dice for s in ranked], np.arange(1, len(ranked) + 1)
     left.hlines(ranks, 0, dice, color=BLUE, alpha=0.25, linewidth=3 if named else 1)
@@ -80,7 +80,7 @@ def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], pa
     _mark_means(left, summary["patients"]["dice"])
     left.set(xlim=(-0.02, 1.02), ylim=(len(ranked) + 0.7, 0.3), xlabel="Dice")
     if named:
-        left.set_yticks(ranks, [_plain(s.patient) for s in ranked], fontsize=9)
+        left.set_yticks(ranks, [plain(s.patient) for s in ranked], fontsize=9)
     else:
         left.set_ylabel("patients, best first")
     handles = left.get_legend_handles_labels()
@@ -93,8 +93,8 @@ def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], pa
         limits = 10.0 ** np.array([np.floor(exponents.min()), np.floor(exponents.max()) + 1])
         right.set(xscale="log", xlim=limits)  # whole decades: few labels, all readable
     for axes in (left, right):
-        _tidy(axes)
-    _save(figure, path)
+        tidy(axes)
+    save(figure, path)
 
 
 def patient_contours(
@@ -121,7 +121,7 @@ def patient_contours(
     head = _box(image > low + 0.3 * (high - low), margin=4)
     focus = truth if truth.any() else either  # scattered false alarms would leave no zoom
     zoom = _square(_box(focus, margin=12) if focus.any() else head, truth.shape[1:])
-    figure = _figure(6.3)
+    figure = new_figure(6.3)
     for column, z in enumerate(shown):
         masks = truth[z], prediction[z]
         for row, (box, widths) in enumerate(((head, (1.8, 0.9)), (zoom, (2.6, 1.4)))):
@@ -135,10 +135,11 @@ def patient_contours(
     axes.plot([], [], color=PREDICTION, linewidth=2, label="prediction")
     handles = axes.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _figure(height_inches: float) -> "Figure":
+def new_figure(height_inches: float) -> "Figure":
+    """Return an empty figure of the report's width."""
     from matplotlib.figure import Figure  # takes a second, which only who draws should wait
 
     return Figure((WIDTH_INCHES, height_inches), dpi=DPI, layout="constrained")
@@ -234,10 +235,11 @@ def _contour_title(patient: str, score: PatientScore) -> str:
     error = score.volume_error
     change = "" if error is None else f" ({100 * error:+.0f} %)"
     sizes = f"truth {score.truth_voxels:,} voxels, prediction {score.predicted_voxels:,}{change}"
-    return f"{_plain(patient)}: Dice {score.dice:.3f}\n{sizes}"
+    return f"{plain(patient)}: Dice {score.dice:.3f}\n{sizes}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return the text so that it is drawn as it stands."""
     return text.replace("$", r"\$")  # between two dollars matplotlib would read a formula
 
 
@@ -249,11 +251,13 @@ def _all_handles(*axes: "Axes") -> tuple[list, list]:
     return list(found.values()), list(found)
 
 
-def _tidy(axes: "Axes"):
+def tidy(axes: "Axes"):
+    """Give the axes a light grid behind what is drawn, and no frame at top and right."""
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: "Figure", path: Path):
+def save(figure: "Figure", path: Path):
+    """Write the PNG, the same bytes for the same figure."""
     figure.savefig(path, metadata={"Software": None})

@@ -79,6 +79,11 @@ def normalise(image: np.ndarray, stats: np.ndarray) -> np.ndarray:
     return result
 
 
+def normalise_volume(volume: np.ndarray, stats: np.ndarray) -> np.ndarray:
+    """Normalise [D, H, W, C] by its statistics [C, 4] to float32."""
+    return np.stack([normalise(image, stats) for image in volume])
+
+
 def _head(volume: np.ndarray) -> np.ndarray:
     """Return [D, H, W] bool: brighter than the background in at least half of the channels."""
     channels = volume.shape[-1]

@@ -178,6 +178,31 @@ def write_patients_csv(path: Path, scores: Sequence[PatientScore]):
             writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row)
 
 
+def read_patients_csv(path: Path) -> dict[str, dict[str, float | None]]:
+    """Return patient -> field -> value as `write_patients_csv` wrote them, to 6 digits.
+
+    None where undefined: `volume_error` and `tumour_slice_dice` of an empty truth.
+
+    Raises:
+        UserError: the file is missing, cut off or of another kind, or a patient stands twice.
+    """
+    may_lack = ("volume_error", "tumour_slice_dice")
+    read = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file, strict=True):
+                patient = row["patient"]
+                if patient in read:
+                    raise ValueError(f"{patient} stands twice")
+                read[patient] = {
+                    name: None if name in may_lack and row[name] == "" else float(row[name])
+                    for name in PatientScore._fields[1:]
+                }
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: not readable as scores per patient ({error})") from error
+    return read
+
+
 def _overlaps(counts: metrics.Counts) -> list[float]:
     functions = (metrics.dice, metrics.iou, metrics.sensitivity, metrics.precision)
     return [float(f(counts)) for f in functions]

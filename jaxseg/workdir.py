@@ -162,16 +162,21 @@ def read_json(path: Path) -> Any:
 
 
 def _check_same_config(workdir: Path, config: Config):
-    old, new = (_flat(json.loads(to_json(c))) for c in (load_config(workdir), config))
-    changed = [k for k in new if new[k] != old.get(k) and k not in _FREE]
+    changed = changed_settings(load_config(workdir), config)
     if changed:
-        key = changed[0]
+        key, (old, new) = next(iter(changed.items()))
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
             f"--workdir {workdir}: was made with another config "
-            f"(config.{key} was {old.get(key)!r}, is {new[key]!r}{more}); "
+            f"(config.{key} was {old!r}, is {new!r}{more}); "
             "choose another --workdir or give the old settings"
         )
+
+
+def changed_settings(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (old, new) of the settings that differ and change what is trained."""
+    olds, news = (_flat(json.loads(to_json(config))) for config in (old, new))
+    return {k: (olds[k], news[k]) for k in news if olds[k] != news[k] and k not in _FREE}
 
 
 def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -196,6 +201,14 @@ def replace_text(path: Path, text: str):
 def write_json(path: Path, value: Any):
     """Write strict JSON, whole or not at all."""
     replace_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def make_folder(output: Path):
+    """Make the folder to write to; UserError when that cannot be."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
 
 
 def metrics_path(workdir: Path) -> Path:

@@ -45,6 +45,7 @@ def assert_refused(done: subprocess.CompletedProcess, *parts: str):
 
 
 UNET = ("--config", "configs/unet.py")
+LISTS = [f"--config.split.{name}=('{name}',)" for name in ("train", "validation", "test")]
 
 
 def test_overrides_of_every_type():
@@ -66,6 +67,12 @@ def test_overrides_of_every_type():
         assert part in text
 
 
+def test_folds_have_a_name_beside_the_data_set():
+    done = parse(*UNET, "--config.dataset.folds=5", "--config.dataset.fold", "3")
+    assert done.returncode == 0, done.stderr
+    assert '"num_folds": 5' in done.stdout and '"fold": 3' in done.stdout
+
+
 @pytest.mark.parametrize(
     "arguments, parts",
     [
@@ -83,6 +90,9 @@ def test_overrides_of_every_type():
         ((*UNET, "--config.input.image_size=(100, 128)"), ["(100, 128)", "multiples of 8"]),
         ((*UNET, "--config.input.image_size=128"), ["image_size"]),
         ((*UNET, "--config.split.fractions=(0.5, 0.5, 0.5)"), ["sum to 1"]),
+        ((*UNET, "--config.dataset.fold=1"), ["config.split.fold=1: must lie in 0..0"]),
+        ((*UNET, *LISTS, "--config.dataset.folds=3"), ["config.split.num_folds=3: leave it out"]),
+        ((*UNET, "--config.dataset.folder=1"), ["config.dataset.folder: no such setting"]),
         ((*UNET, "--wrokdir=x"), ["wrokdir"]),
         ((*UNET, "train.batch_size=4"), ["train.batch_size=4", "--config.name=VALUE"]),
     ],
@@ -105,6 +115,7 @@ def test_help_lists_every_setting():
     assert "What it does." in done.stdout
     assert "--config.train.batch_size=16" in done.stdout
     assert "--config.plateau.patience=" in done.stdout
+    assert "--config.dataset.folds    same as --config.split.num_folds" in done.stdout
 
 
 def test_the_program_itself_refuses_a_missing_source():

@@ -116,9 +116,8 @@ def test_the_files_and_their_keys(config, prepared, tmp_path):
 
     model, point = inference.Model(left_half, None, 1.0, config, make_mesh()), OperatingPoint()
     output, patients = tmp_path / "out", prepared.patients[:3]
-    returned = evaluate.evaluate(
-        tmp_path, config, model, point, prepared, patients, output, "title", {}
-    )
+    part = evaluate.Part(tmp_path, model, point, patients)
+    returned = evaluate.evaluate(config, [part], prepared, output, "title", {})
     scores = json.loads((output / "scores.json").read_text())
     assert scores == returned
     assert scores["about"] == {} and scores["operating_point"] == point._asdict()

@@ -14,29 +14,30 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # A module imports modules of lower levels only. Names are relative to jaxseg; "" is its __init__.
 LEVELS = (
-    ("errors", "cpu_setup"),
-    ("config_data",),
     (
-        *("", "config", "metrics", "surface", "intensity", "scoretext"),
-        *("signals", "tensorboard", "profiler", "compile_cache", "distributed", "locks"),
-        *("checkpoint_files", "orbax_noise"),
-        *("datasets.decode", "datasets.files", "datasets.index", "datasets.phantom"),
+        *("calibration", "checkpoint_files", "compile_cache", "cpu_setup", "errors", "intensity"),
+        *("metrics", "orbax_noise", "profiler", "scoretext", "signals", "surface", "tensorboard"),
+        *("datasets.decode", "datasets.index", "datasets.phantom"),
     ),
     (
-        *("native", "losses", "control", "optimizer", "geometry", "sharding", "settings"),
-        *("baselines", "scorecard", "leakage"),
-        *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
+        *("", "baselines", "config_data", "distributed", "geometry", "leakage", "locks", "native"),
+        *("scorecard", "datasets.builder", "datasets.files"),
     ),
-    ("augment", "layers", "figures", "report", "cli", "datasets.splits", "datasets.layouts"),
-    ("model",),
-    ("state", "datasets"),
-    ("steps", "checkpoint"),
-    ("data", "workdir", "dataset_facts", "step_time"),
-    ("operating",),
-    ("inference", "validation", "progress", "findings", "suggest"),
-    ("doctor_page", "cost"),
+    ("config", "figures", "layers", "report", "datasets.checks", "datasets.lgg"),
+    (
+        *("augment", "comparison_figure", "control", "losses", "model", "operating_figure"),
+        *("optimizer", "settings", "sharding", "datasets.image_folder", "datasets.splits"),
+    ),
+    ("cli", "datasets", "state", "datasets.layouts"),
+    ("checkpoint", "data", "dataset_facts", "steps", "workdir"),
+    (
+        *("compare", "findings", "folds", "operating", "progress", "step_time", "suggest"),
+        *("validation",),
+    ),
+    ("cost", "doctor_page", "inference"),
+    ("doctor", "threshold_baseline", "tuning"),
     ("evaluate",),
-    ("train", "doctor"),
+    ("train",),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -45,14 +46,14 @@ HOMES = {
     "orbax": {"checkpoint"},
     "grain": {"data"},
     "tensorflow_datasets": {"datasets.builder"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"comparison_figure", "figures", "operating_figure"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
-    "absl.flags": {"cli", "train", "evaluate", "doctor"},  # programs define flags of their own
+    "absl.flags": {"cli", "compare", "doctor", "evaluate", "train"},
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
-    "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
-    "scipy": {"surface", "operating", "datasets.phantom"},
+    "cv2": {"augment", "datasets.decode", "geometry", "intensity"},
+    "scipy": {"calibration", "datasets.phantom", "operating", "surface", "tuning"},
 }
 
 # Loaded by the function that needs them: a second or two that no start should wait for.
@@ -60,10 +61,11 @@ LATE = ("matplotlib", "scipy.ndimage", "tensorflow_datasets")
 
 # Reading, augmenting and reporting run on the host, the first in loader processes.
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
-    *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
-    *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *("signals", "tensorboard", "cpu_setup", "locks", "operating"),
-    *("leakage", "dataset_facts", "findings", "suggest", "doctor_page"),
+    *("augment", "baselines", "calibration", "cli", "compare", "comparison_figure", "config"),
+    *("config_data", "cpu_setup", "data", "dataset_facts", "doctor_page", "errors", "figures"),
+    *("findings", "folds", "geometry", "intensity", "leakage", "locks", "operating"),
+    *("operating_figure", "report", "scorecard", "scoretext", "signals", "suggest", "surface"),
+    *("tensorboard", "workdir"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 

@@ -1,6 +1,7 @@
 """One run over real processes on this machine (CPU, gloo): the same numbers, faults, restarts."""
 
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -139,8 +140,8 @@ def test_sigterm_to_one_of_two_saves_both_and_the_restart_ends_the_same(train, w
     assert [code for code, *_ in ended] == [0, 0], ended
     for a, b in zip(final_state(tmp_path, 4), final_state(whole_run, 4), strict=True):
         np.testing.assert_array_equal(a, b)
-    names = ("scores.json", "patients.csv")
-    for name in (f"evaluation/test/{name}" for name in names):
+    names = ("evaluation/test/scores.json", "evaluation/test/patients.csv", "operating_point.json")
+    for name in names:
         assert (tmp_path / name).read_bytes() == (whole_run / name).read_bytes()
     steps = [r["step"] for r in workdir.read_metrics(tmp_path) if "train_loss" in r]
     assert steps == list(range(1, 41))  # none twice, none left out
@@ -157,6 +158,20 @@ def test_scores_do_not_depend_on_the_number_of_processes(shared, whole_run, tmp_
     for name in ("scores.json", "patients.csv"):
         expected = (whole_run / "evaluation/test" / name).read_bytes()
         assert (tmp_path / name).read_bytes() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4])  # with four, two have no validation patient
+def test_the_operating_point_does_not_depend_on_the_number_of_processes(
+    train, whole_run, tmp_path, count
+):
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    for name in ("finished.json", "operating_point.json"):  # as if killed before it was tuned
+        (run / name).unlink()
+    ended = finish(train(count, run))
+    assert [code for code, *_ in ended] == [0] * count, ended
+    for name in ("operating_point.json", "evaluation/test/scores.json"):
+        assert (run / name).read_bytes() == (whole_run / name).read_bytes()
 
 
 @pytest.mark.slow

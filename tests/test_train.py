@@ -260,8 +260,8 @@ def test_killed_interrupted_and_whole_runs_end_the_same(program, cache, tmp_path
     assert_same_state(latest(config, tmp_path / "whole"), latest(config, parts))
     records = [lasting(workdir.read_metrics(r)) for r in (tmp_path / "whole", parts)]
     assert records[0] == records[1]
-    scores = [(r / "evaluation/test/scores.json").read_text() for r in (tmp_path / "whole", parts)]
-    assert scores[0] == scores[1]
+    for name in ("operating_point.json", "evaluation/test/scores.json"):
+        assert (tmp_path / "whole" / name).read_text() == (parts / name).read_text()
 
     again = program(parts)
     text, _ = again.communicate(timeout=120)

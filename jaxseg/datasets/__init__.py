@@ -31,6 +31,7 @@ from jaxseg.datasets.index import (
     describe,
     fingerprint,
     read_index,
+    scan_digest,
     write_index,
 )
 from jaxseg.datasets.splits import check_split, split_patients
@@ -43,6 +44,7 @@ __all__ = [
     "fingerprint",
     "list_source",
     "prepare",
+    "scan_digest",
     "split_patients",
 ]
 

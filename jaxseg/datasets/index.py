@@ -87,6 +87,12 @@ def same_images(files: list[str]) -> str:
     return f"{count}: {', '.join(files[:3])}{', ...' if len(files) > 3 else ''}"
 
 
+def scan_digest(patient: Patient) -> str:
+    """Return a text that is the same only for the same images and tumour areas, whoever it is."""
+    content = json.dumps([patient.digests, patient.tumour_pixels])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def _digest(image: np.ndarray) -> str:
     if (image == image[:1, :1]).all():  # blank slices repeat without a leak
         return ""
