@@ -25,7 +25,8 @@ LEVELS = (
     (
         *("native", "losses", "control", "optimizer", "geometry", "sharding", "settings"),
         *("baselines", "scorecard"),
-        *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
+        *("datasets.builder", "datasets.checks", "datasets.decoded"),
+        *("datasets.image_folder", "datasets.lgg"),
     ),
     ("augment", "layers", "figures", "report", "cli", "datasets.splits"),
     ("model",),

@@ -16,13 +16,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tqdm import tqdm
 
 from jaxseg import config as config_lib
 from jaxseg import intensity, locks
-from jaxseg.datasets import image_folder, lgg, phantom
+from jaxseg.datasets import decoded, image_folder, lgg, phantom
 from jaxseg.datasets.checks import raise_problems, read_volumes
 from jaxseg.datasets.files import IMAGE_SUFFIXES, Files, list_files
 from jaxseg.datasets.index import (
@@ -60,8 +61,7 @@ class Prepared:
         """Return a random-access source of the records; it can be pickled.
 
         The copy is opened here, its file of records at the first read. Both raise
-        TrainingFailed when something is gone or damaged; damage is found by the file's own
-        checksums.
+        TrainingFailed when something is gone or damaged; damage is found by checksums.
 
         Records come patient by patient in ascending slice number: `image` [H, W, C] uint8 or
         uint16, `mask` [H, W, 1] uint8 of {0, 1}, `patient` bytes, `slice` int, `stats` [C, 4]
@@ -74,11 +74,12 @@ class _Records:
     """The records of a prepared copy; what cannot be read is named."""
 
     def __init__(self, prepared: Prepared):
-        from jaxseg.datasets import builder  # loads TFDS, which takes half a second
-
         self._prepared = prepared
         try:
-            self._source = builder.open_source(prepared.path)
+            if decoded.exists(prepared.path):
+                self._source = decoded.Decoded(prepared.path, prepared.patients)
+            else:
+                self._source = _builder().open_source(prepared.path)
         except Exception as error:  # whatever TFDS raises over missing or broken files
             where = f"{prepared.path}: the prepared copy cannot be opened"
             raise TrainingFailed(_unreadable(where, error)) from error
@@ -94,10 +95,16 @@ class _Records:
             raise IndexError(index)  # ends a loop over the records
         try:
             return self._source[index]
-        except Exception as error:  # array_record: RuntimeError; TFDS, given too little: any
+        except Exception as error:  # of NumPy, array_record or TFDS: any
             path = self._prepared.path
             where = f"{self._prepared.file_of(index)}: cannot be read from the prepared copy {path}"
             raise TrainingFailed(_unreadable(where, error)) from error
+
+
+def _builder() -> ModuleType:
+    from jaxseg.datasets import builder  # loads TFDS, half a second that most starts do not need
+
+    return builder
 
 
 def _unreadable(what: str, error: Exception) -> str:
@@ -198,8 +205,6 @@ def _prepare(config: config_lib.Dataset, files: Files | None, path: Path):
 
 def _write(name: str, volumes: Iterator[Volume], warnings: list[str], folder: Path) -> Path | None:
     """Write records and index under folder and return where; None when there are no volumes."""
-    from jaxseg.datasets import builder  # loads TFDS
-
     patients = []
     volumes = _indexed(volumes, patients)
     first = next(volumes, None)
@@ -207,8 +212,11 @@ def _write(name: str, volumes: Iterator[Volume], warnings: list[str], folder: Pa
         return None
     num_channels, dtype = first.image.shape[-1], first.image.dtype
     all_volumes = itertools.chain([first], volumes)
+    builder = _builder()
     made = builder.build(builder.BUILDERS[name](folder, all_volumes, num_channels, dtype))
     write_index(made / _INDEX, num_channels, patients, warnings)
+    records = builder.open_source(made)
+    decoded.write(made, (records[i] for i in range(len(records))))
     return made
 
 
