@@ -4,6 +4,7 @@ Every change is a pure function of its drawn numbers. They are drawn in one fixe
 used or not, so a slice depends on its generator and the settings alone.
 """
 
+import functools
 import math
 
 import cv2
@@ -165,8 +166,9 @@ def smooth_field(nodes: np.ndarray, image_size: tuple[int, int], spacing: float)
     return cv2.gemm(rows, across, 1, None, 0)
 
 
+@functools.lru_cache(maxsize=8)  # the training grid is always the same
 def _spline_weights(size: int, count: int, spacing: float) -> np.ndarray:
-    """Return [size, count] float32, the weight of each node at each pixel."""
+    """Return [size, count] float32, the weight of each node at each pixel; not to be changed."""
     distance = np.abs(np.arange(size)[:, None] / spacing - (np.arange(count) - 1))
     near, far = 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6
     return np.where(distance < 1, near, far).astype(np.float32)

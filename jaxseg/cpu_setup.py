@@ -1,4 +1,4 @@
-"""What a CPU needs before jax is imported: XLA flags, and memory that is kept."""
+"""What is set before jax is imported: XLA flags for the CPU, and memory that is kept."""
 
 import contextlib
 import ctypes
@@ -20,12 +20,12 @@ _MALLOPT = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (
 
 
 def set_up_cpu():
-    """Set both where only a CPU can be used; what the user set in the environment stays."""
+    """Set both, the flags where only a CPU can be used; what is in the environment stays."""
+    _keep_memory()
     cpu_asked_for = os.environ.get("JAX_PLATFORMS", "").lower() == "cpu"
     if not cpu_asked_for and any(importlib.util.find_spec(name) for name in _ACCELERATORS):
         return
     _set_xla_flags()
-    _keep_memory()
 
 
 def _set_xla_flags():
@@ -38,8 +38,8 @@ def _set_xla_flags():
 def _keep_memory():
     """Keep freed memory for the next step.
 
-    XLA asks for all its arrays anew in every step; given back each time, the kernel clears
-    gigabytes of pages a second.
+    XLA asks for all its arrays anew in every step, and the loader for those of every slice;
+    given back each time, the kernel clears gigabytes of pages a second.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
         return

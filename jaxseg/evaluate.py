@@ -53,7 +53,7 @@ from jaxseg.distributed import (
 )
 from jaxseg.errors import UserError
 from jaxseg.inference import Case, Model, make_model, predict_patients
-from jaxseg.intensity import normalise_volume
+from jaxseg.intensity import normalise
 from jaxseg.operating import OperatingPoint, segment
 from jaxseg.settings import to_json
 
@@ -149,7 +149,7 @@ def score_cases(
     for case in cases:
         truth, spacing = case.truth[..., 0], config.dataset.spacing_mm
         prediction = segment(case.probability[..., 0], point, spacing)
-        thresholded = baselines.apply(baseline, normalise_volume(case.image, case.stats))
+        thresholded = baselines.apply(baseline, normalise(case.image, case.stats))
         ours.append(scorecard.score_patient(case.patient.id, prediction, truth, spacing))
         trivial.append(scorecard.score_patient(case.patient.id, thresholded, truth, spacing))
     return ours, trivial

@@ -215,5 +215,5 @@ def _step(where: np.ndarray) -> float:
     """Return how many source pixels lie, on average, between neighbours of the result."""
     if where.ndim == 2:
         return float(np.sqrt(abs(np.linalg.det(where[:, :2]))))
-    along_x = np.diff(where, axis=1)
+    along_x = np.diff(where[::8], axis=1)  # smooth: some rows say it
     return float(np.mean(np.hypot(along_x[..., 0], along_x[..., 1])))

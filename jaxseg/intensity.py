@@ -69,6 +69,16 @@ def normalise(image: np.ndarray, stats: np.ndarray) -> np.ndarray:
     Returns:
         [..., W, C] float32 in units of standard deviations; a new array.
     """
+    if image.dtype != np.uint8:
+        return _normalise(image, stats)
+    # Looked up: the same numbers in a third of the time. Warping uint8 first and normalising
+    # the result would round to whole intensities, and is not faster.
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], image.shape[-1], axis=1)
+    rows = image.reshape(-1, *image.shape[-2:])
+    return cv2.LUT(rows, _normalise(levels[None], stats)).reshape(image.shape)
+
+
+def _normalise(image: np.ndarray, stats: np.ndarray) -> np.ndarray:
     # Bounds as whole rows: NumPy is several times faster than with [C].
     rows = np.tile(np.asarray(stats, np.float32).T[:, None], (1, image.shape[-2], 1))
     low, high, mean, std = rows  # [W, C] each
@@ -77,11 +87,6 @@ def normalise(image: np.ndarray, stats: np.ndarray) -> np.ndarray:
     result -= mean
     result /= std
     return result
-
-
-def normalise_volume(volume: np.ndarray, stats: np.ndarray) -> np.ndarray:
-    """Normalise [D, H, W, C] by its statistics [C, 4] to float32."""
-    return np.stack([normalise(image, stats) for image in volume])
 
 
 def _head(volume: np.ndarray) -> np.ndarray:

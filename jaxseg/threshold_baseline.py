@@ -9,7 +9,7 @@ from jaxseg import baselines, workdir
 from jaxseg.datasets import Patient, Prepared
 from jaxseg.errors import UserError
 from jaxseg.inference import read_patient
-from jaxseg.intensity import normalise_volume
+from jaxseg.intensity import normalise
 
 
 def find(run: Path, prepared: Prepared, patients: Sequence[Patient]):
@@ -20,7 +20,7 @@ def find(run: Path, prepared: Prepared, patients: Sequence[Patient]):
             records = read_patient(prepared, patient)
             volume = np.stack([r["image"] for r in records])
             truth = np.stack([r["mask"][..., 0] for r in records]) > 0
-            yield normalise_volume(volume, records[0]["stats"]), truth
+            yield normalise(volume, records[0]["stats"]), truth
 
     baseline = baselines.best_threshold(volumes())
     workdir.write_json(run / "baseline.json", baseline._asdict())

@@ -21,9 +21,12 @@ LEVELS = (
     ),
     (
         *("", "baselines", "config_data", "distributed", "geometry", "leakage", "locks", "native"),
-        *("scorecard", "datasets.builder", "datasets.files"),
+        *("scorecard", "datasets.builder", "datasets.decoded", "datasets.files"),
     ),
-    ("config", "figures", "layers", "report", "datasets.checks", "datasets.lgg"),
+    (
+        *("config", "figures", "layers", "report", "datasets.checks", "datasets.lgg"),
+        *("datasets.prepared",),
+    ),
     (
         *("augment", "comparison_figure", "control", "losses", "model", "operating_figure"),
         *("optimizer", "settings", "sharding", "datasets.image_folder", "datasets.splits"),

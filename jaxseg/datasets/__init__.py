@@ -6,7 +6,6 @@ source = prepared.source()
 source[parts["train"][0].first]["image"]  # first slice of the first training patient
 """
 
-import dataclasses
 import hashlib
 import inspect
 import itertools
@@ -16,13 +15,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from jaxseg import config as config_lib
 from jaxseg import intensity, locks
-from jaxseg.datasets import image_folder, lgg, phantom
+from jaxseg.datasets import decoded, image_folder, lgg, phantom
 from jaxseg.datasets.checks import copy_warnings, raise_problems, read_volumes
 from jaxseg.datasets.files import IMAGE_SUFFIXES, Files, Slice, list_files
 from jaxseg.datasets.index import (
@@ -34,8 +32,9 @@ from jaxseg.datasets.index import (
     scan_digest,
     write_index,
 )
+from jaxseg.datasets.prepared import Prepared, load_builder
 from jaxseg.datasets.splits import check_split, split_patients
-from jaxseg.errors import TrainingFailed, UserError
+from jaxseg.errors import UserError
 
 __all__ = [
     "Patient",
@@ -49,71 +48,6 @@ __all__ = [
 ]
 
 _INDEX = "index.json"
-_MAX_CAUSE = 200  # characters of a library's message
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A checked data set on disk, ready to be read."""
-
-    path: Path
-    num_channels: int
-    patients: tuple[Patient, ...]  # in order of the ids, as are the records
-    warnings: tuple[str, ...]
-
-    def file_of(self, index: int) -> str:
-        """Return the image file, relative to the source, that record `index` was made from."""
-        patient = next(p for p in self.patients if index < p.first + p.num_slices)
-        return patient.files[index - patient.first]
-
-    def source(self) -> Any:
-        """Return a random-access source of the records; it can be pickled.
-
-        The copy is opened here, its file of records at the first read. Both raise
-        TrainingFailed when something is gone or damaged; damage is found by the file's own
-        checksums.
-
-        Records come patient by patient in ascending slice number: `image` [H, W, C] uint8 or
-        uint16, `mask` [H, W, 1] uint8 of {0, 1}, `patient` bytes, `slice` int, `stats` [C, 4]
-        float32 (`intensity.volume_statistics`), `head_box` [4] int32 (`intensity.head_box`).
-        """
-        return _Records(self)
-
-
-class _Records:
-    """The records of a prepared copy; what cannot be read is named."""
-
-    def __init__(self, prepared: Prepared):
-        from jaxseg.datasets import builder  # loads TFDS, which takes half a second
-
-        self._prepared = prepared
-        try:
-            self._source = builder.open_source(prepared.path)
-        except Exception as error:  # whatever TFDS raises over missing or broken files
-            where = f"{prepared.path}: the prepared copy cannot be opened"
-            raise TrainingFailed(_unreadable(where, error)) from error
-
-    def __reduce__(self) -> tuple:
-        return _Records, (self._prepared,)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)  # ends a loop over the records
-        try:
-            return self._source[index]
-        except Exception as error:  # array_record: RuntimeError; TFDS, given too little: any
-            path = self._prepared.path
-            where = f"{self._prepared.file_of(index)}: cannot be read from the prepared copy {path}"
-            raise TrainingFailed(_unreadable(where, error)) from error
-
-
-def _unreadable(what: str, error: Exception) -> str:
-    cause = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_CAUSE]
-    remedy = "delete the folder of the prepared copy, it is made again at the next start"
-    return f"{what} ({cause}); {remedy}"
 
 
 def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -> Prepared:
@@ -227,8 +161,6 @@ def _write(
     name: str, volumes: Iterator[Volume], warnings: list[str], folder: Path
 ) -> tuple[Path | None, list[Patient]]:
     """Write records and index under folder; return where, None without volumes, and the index."""
-    from jaxseg.datasets import builder  # loads TFDS
-
     patients = []
     volumes = _indexed(volumes, patients)
     first = next(volumes, None)
@@ -236,8 +168,11 @@ def _write(
         return None, patients
     num_channels, dtype = first.image.shape[-1], first.image.dtype
     all_volumes = itertools.chain([first], volumes)
+    builder = load_builder()
     made = builder.build(builder.BUILDERS[name](folder, all_volumes, num_channels, dtype))
     write_index(made / _INDEX, num_channels, patients, warnings + copy_warnings(patients))
+    records = builder.open_source(made)
+    decoded.write(made, (records[i] for i in range(len(records))))
     return made, patients
 
 
