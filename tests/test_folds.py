@@ -102,7 +102,7 @@ def test_the_report_says_what_the_score_is(runs, pooled):
     report = (pooled / "report.html").read_text()
     assert "Pooled over 3 of 3 folds, 6 of 6 patients" in report
     assert "Best threshold, of each fold" in report
-    assert "Warning: without fold" not in report
+    assert "missing" not in report
     about = scores(pooled)["about"]
     assert [f["fold"] for f in about["folds"]] == [0, 1, 2]
     assert [f["run"] for f in about["folds"]] == [str(run) for run in runs]
@@ -122,7 +122,7 @@ def test_the_program_pools_what_it_is_given_and_says_what_is_missing(runs, poole
     assert done.returncode == 0, done.stdout + done.stderr
     num_patients = len(rows(tmp_path))
     assert f"Pooled over 2 of 3 folds, {num_patients} of 6 patients" in done.stdout
-    assert f"Warning: without fold 2 {6 - num_patients} patients are not scored" in done.stdout
+    assert f"Warning: fold 2 is missing; {6 - num_patients} patients are not scored" in done.stdout
     assert set(rows(tmp_path)) < set(rows(pooled))
     part, whole = compare.read_scores(tmp_path), compare.read_scores(pooled)
     with pytest.raises(UserError, match="different patients; only in"):
