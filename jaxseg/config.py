@@ -156,7 +156,8 @@ class Evaluation:
     """The scorecard."""
 
     batch_size: int = 32  # global
-    threshold: float = 0.5  # probability from which a pixel is tumour
+    threshold: float = 0.5  # probability from which a pixel is tumour, unless tuning finds better
+    tune: bool = True  # after training, choose the operating point on validation; see tuning.py
     bootstrap_samples: int = 10_000  # resamples of the patients for the 95 % interval
 
     def __post_init__(self):

@@ -5,11 +5,12 @@ single process all of this does nothing.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -82,6 +83,12 @@ def gather(value: Any) -> list[Any]:
     padded = np.pad(data, (0, lengths.max() - len(data)))
     rows = multihost_utils.process_allgather(padded)
     return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]
+
+
+def gather_shares(mine: Sequence[Any]) -> list[Any]:
+    """Return the JSON-able items of all processes, which took every n-th each, in order."""
+    rows = itertools.zip_longest(*gather(list(mine)))  # the last ones may lack an item
+    return [item for row in rows for item in row if item is not None]
 
 
 class _ToldOnAll(UserError):

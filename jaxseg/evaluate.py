@@ -17,7 +17,6 @@ Exit code 0, or 2 with one line on what to mend.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from jaxseg import (
     figures,
     folds,
     operating,
+    operating_figure,
     report,
     scorecard,
     scoretext,
@@ -45,6 +45,7 @@ from jaxseg.distributed import (
     check_same,
     failing_together,
     gather,
+    gather_shares,
     is_main,
     join,
     on_main,
@@ -110,7 +111,8 @@ def evaluate(
     summary["about"] = about
     summary["scans"] = {p.id: scan_digest(p) for part in parts for p in part.patients}
     if len(parts) == 1:
-        summary["operating_point"] = parts[0].point._asdict()
+        tuned = bool(operating.how_chosen(parts[0].run))
+        summary["operating_point"] = parts[0].point._asdict() | {"tuned": tuned}
     scorecard.write_json(output / "scores.json", summary)
     scorecard.write_patients_csv(output / "patients.csv", scores)
     shown = write_figures(output, scores, summary, parts, prepared, config)
@@ -132,9 +134,7 @@ def say_results(output: Path, summary: dict[str, Any], shown: dict[str, Path]):
 
 def gather_scores(mine: Sequence[scorecard.PatientScore]) -> list[scorecard.PatientScore]:
     """Return the scores of all processes, which took every n-th patient each, in order."""
-    parts = gather([score._asdict() for score in mine])
-    rows = itertools.chain(*itertools.zip_longest(*parts))
-    scores = [scorecard.PatientScore(**row) for row in rows if row is not None]
+    scores = [scorecard.PatientScore(**row) for row in gather_shares([s._asdict() for s in mine])]
     return [s._replace(tumour_slice_dice=tuple(s.tumour_slice_dice)) for s in scores]
 
 
@@ -174,6 +174,10 @@ def write_figures(
     if records:
         shown["learning_curves"] = output / "learning_curves.png"
         figures.learning_curves(records, shown["learning_curves"], config.train.monitor)
+    tuned = operating.how_chosen(parts[0].run) if len(parts) == 1 else {}
+    if "threshold_curve" in tuned:  # not where somebody wrote the point alone
+        shown["operating_point"] = output / "operating_point.png"
+        operating_figure.draw(tuned, shown["operating_point"])
     ranked = sorted(scores, key=lambda s: (s.dice, s.patient))
     picks = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
     by_id = {p.id: (part, p) for part in parts for p in part.patients}
@@ -237,7 +241,7 @@ def load_part(
 ) -> tuple[int, Part]:
     """Return the step of the best weights of a run, and the part that scores them on patients."""
     step, weights = checkpoint.load_best(run, config, num_channels)
-    point = together(lambda: operating.read(run, config))
+    point = OperatingPoint(*on_main(lambda: operating.read(run, config)))
     return step, Part(run, make_model(config, weights, point.temperature), point, patients)
 
 

@@ -75,6 +75,12 @@ def load_model(run: Path, flip: bool = False, mesh: Mesh | None = None) -> Model
     return make_model(config, weights, operating.read(run, config).temperature, flip, mesh)
 
 
+def predict_batch(model: Model, image: np.ndarray) -> jax.Array:
+    """Return probabilities [b, h, w, K] of a batch [b, h, w, C] on the training grid."""
+    temperature = np.float32(model.temperature)
+    return model.predict(model.weights, to_global(image, model.mesh), temperature)
+
+
 def predict_volume(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarray:
     """Predict the slices of one volume, in padded batches of one compiled shape.
 
@@ -91,7 +97,7 @@ def predict_volume(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarra
         part = records[start : start + batch_size]
         images = np.stack([prepare_slice(r, size, crop)["image"] for r in part])
         padding = ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0))
-        predicted.append(_predict(model, np.pad(images, padding)))  # returns at once
+        predicted.append(predict_batch(model, np.pad(images, padding)))  # returns at once
     return _native(records, np.concatenate(jax.device_get(predicted)), model.config)
 
 
@@ -119,7 +125,7 @@ def predict_patients(
     remaining = iter(patients)
     patient = next(remaining, None)
     for batch in evaluation_batches(prepared, patients, model.config):
-        probability = jax.device_get(_predict(model, batch["image"]))
+        probability = jax.device_get(predict_batch(model, batch["image"]))
         waiting.extend(probability[batch["weight"] > 0])
         while patient is not None and len(waiting) >= patient.num_slices:
             records = read_patient(prepared, patient)
@@ -132,12 +138,6 @@ def predict_patients(
             )
             waiting = waiting[patient.num_slices :]
             patient = next(remaining, None)
-
-
-def _predict(model: Model, image: np.ndarray) -> jax.Array:
-    """Return probabilities [b, h, w, K] of a batch [b, h, w, C] on the training grid."""
-    temperature = np.float32(model.temperature)
-    return model.predict(model.weights, to_global(image, model.mesh), temperature)
 
 
 def _native(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from jaxseg import workdir
 from jaxseg.config import Config
@@ -59,6 +58,8 @@ def lesions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Components are numbered from 1, 0 is none; sizes int64 [N] in the same order.
     """
+    from scipy import ndimage  # takes time to import, and few starts need it
+
     components, number = ndimage.label(mask, _TOUCHING)
     return components, np.bincount(components.ravel(), minlength=number + 1)[1:]
 
@@ -80,21 +81,30 @@ def path(run: Path) -> Path:
     return run / "operating_point.json"
 
 
+def how_chosen(run: Path) -> dict[str, Any]:
+    """Return the point and how it was chosen, as `write` took them; empty when none was tuned."""
+    if not path(run).exists():
+        return {}
+    found = workdir.read_json(path(run))
+    if not isinstance(found, dict) or not isinstance(found.get("point"), dict):
+        raise UserError(f"{path(run)}: no operating point")
+    return found
+
+
 def read(run: Path, config: Config) -> OperatingPoint:
     """Return the operating point of a run; the config's threshold alone when none was tuned.
 
     Raises:
         UserError: the file cannot be read or holds no operating point.
     """
-    if not path(run).exists():
+    found = how_chosen(run)
+    if not found:
         return OperatingPoint(threshold=config.evaluation.threshold)
-    stored = workdir.read_json(path(run))
     try:
-        point = OperatingPoint(**stored["point"])
+        point = OperatingPoint(**found["point"])
         holds = 0 < point.threshold < 1 and 0 <= point.min_lesion < np.inf
-        holds = holds and 0 < point.temperature < np.inf
-        holds = holds and point.unit in UNITS
-    except (TypeError, KeyError) as error:
+        holds = holds and 0 < point.temperature < np.inf and point.unit in UNITS
+    except TypeError as error:
         raise UserError(f"{path(run)}: no operating point ({error})") from error
     if not holds:
         raise UserError(f"{path(run)}: out of range: {point}")

@@ -15,6 +15,14 @@ CAPTIONS = {
     "learning_curves": "Learning curves. Green line: the evaluation whose weights were kept. The "
     "validation loss takes Dice slice by slice, so its level differs from that of training.",
     "dice_per_patient": "Dice of each patient, best first, and over the size of the tumour.",
+    "operating_point": "How the operating point was chosen on the validation patients. Left and "
+    "middle: their mean Dice on the native grid over the threshold and over the smallest lesion "
+    "kept; the simplest choice (grey) stays unless another is better beyond luck, patient by "
+    "patient. Right: the share of tumour among voxels of the same predicted probability, before "
+    "and after the logits are divided by the temperature of least negative log likelihood; on the "
+    "diagonal a probability means what it says. ECE: expected calibration error in 15 bins (Guo "
+    "et al., 2017), over the voxels of the training grid with a probability of at least 0.01 "
+    "before or after, since with all the background any network would look calibrated.",
     "best": "The best patient. Upper row: whole slices; lower row: the same, enlarged.",
     "median": "The patient in the middle of the ranking.",
     "worst": "The worst patient.",
@@ -74,7 +82,11 @@ def write_report(
         f"<h1>{escape(title)}</h1>",
         f'<p class="research">{RESEARCH_ONLY}</p>',
         f'<p class="headline">{escape(scoretext.headline(summary))}</p>',
-        *(f"<p>{escape(note)}</p>" for note in notes),
+        *(
+            f"<p>{escape(note)}</p>"
+            for note in (*notes, scoretext.operating_label(summary))
+            if note
+        ),
         _warnings(summary["warnings"]),
         "<h2>Scores per patient</h2>",
         _scores_table(summary),

@@ -79,6 +79,33 @@ def threshold_label(summary: dict[str, Any]) -> str:
     )
 
 
+def operating_label(summary: dict[str, Any]) -> str:
+    """Return how probabilities became masks, in words; '' without an operating point."""
+    point = summary.get("operating_point")
+    if point is None:
+        return ""
+    unit = {"voxels": "voxels", "mm3": "mm^3"}[point["unit"]]
+    parts = f"parts under {point['min_lesion']:g} {unit} dropped" if point["min_lesion"] else ""
+    temperature = f"temperature {point['temperature']:.3g}" if point["tuned"] else ""
+    chosen = "chosen on validation" if point["tuned"] else "of the config"
+    rules = [f"probability >= {point['threshold']:g}", parts, temperature, chosen]
+    return f"Operating point: {', '.join(r for r in rules if r)}."
+
+
+def tuning_result(how: dict[str, Any]) -> str:
+    """Return what tuning has brought on the validation patients, in words."""
+    dice, calibration = how["validation_dice"], how["calibration"]
+    before, after = (
+        _show(calibration[name]["expected_calibration_error"], _score)
+        for name in ("before", "after")
+    )
+    return (
+        f"Operating point chosen on {len(how['patients'])} validation patients: their Dice "
+        f"{dice['tuned']:.3f} (untuned {dice['untuned']:.3f}), expected calibration error {after} "
+        f"(uncalibrated {before})."
+    )
+
+
 def free_share(summary: dict[str, Any]) -> str:
     """Return how much of the all-slices Dice needs no network, in words."""
     free = summary["baselines"]["predict_nothing"]["slices"]["all_dice"]
@@ -100,7 +127,7 @@ def format_scorecard(summary: dict[str, Any]) -> str:
     for r in rows_to_distrust(summary):
         start = f"{r.label:<24} {r.value:>8}  {r.why}"
         lines.append(f"{start:<62}| {r.baselines[0]:>7} {r.baselines[1]:>8}")
-    notes = [free_share(summary), threshold_label(summary)]
+    notes = [operating_label(summary), free_share(summary), threshold_label(summary)]
     notes += [f"Warning: {w}" for w in summary["warnings"]]
     lines += ["", *(textwrap.fill(n, 80, subsequent_indent="  ") for n in notes if n)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -156,6 +183,9 @@ def definitions(unit: str) -> dict[str, str]:
         "surface of the other, the larger of the two directions. " + step,
         "volume_error": "(predicted - true) / true volume, signed, so that errors of opposite "
         "sign cancel in its mean; the absolute one does not. Over patients with tumour only.",
+        "operating_point": "A voxel is tumour where its calibrated probability reaches the "
+        "threshold, unless its part (26 neighbours, over the slices too) is smaller than the "
+        "smallest lesion kept. All of it is chosen on the validation patients, never on test.",
         "ci95": "95 % percentile bootstrap interval of the mean over patients; none for one "
         "patient.",
         "slices": "Dice of single slices. Tumour only: slices with tumour in the truth, so false "

@@ -19,7 +19,7 @@ LEVELS = (
     (
         *("", "config", "metrics", "surface", "intensity", "layers", "scoretext"),
         *("signals", "tensorboard", "profiler", "compile_cache", "distributed", "locks"),
-        *("checkpoint_files", "orbax_noise"),
+        *("checkpoint_files", "orbax_noise", "calibration"),
         *("datasets.decode", "datasets.files", "datasets.index", "datasets.phantom"),
     ),
     (
@@ -28,11 +28,11 @@ LEVELS = (
         *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
     ),
     ("augment", "state", "figures", "report", "cli", "datasets.splits"),
-    ("steps", "checkpoint", "datasets", "comparison_figure"),
+    ("steps", "checkpoint", "datasets", "comparison_figure", "operating_figure"),
     ("data", "workdir"),
     ("operating", "compare", "folds"),
     ("inference", "validation", "progress"),
-    ("threshold_baseline",),
+    ("threshold_baseline", "tuning"),
     ("evaluate",),
     ("train",),
 )
@@ -43,14 +43,14 @@ HOMES = {
     "orbax": {"checkpoint"},
     "grain": {"data"},
     "tensorflow_datasets": {"datasets.builder"},
-    "matplotlib": {"figures", "comparison_figure"},
+    "matplotlib": {"figures", "comparison_figure", "operating_figure"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
     "absl.flags": {"cli", "train", "evaluate", "compare"},  # programs define flags of their own
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
     "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
-    "scipy": {"surface", "operating", "datasets.phantom"},
+    "scipy": {"surface", "calibration", "operating", "tuning", "datasets.phantom"},
 }
 
 # Loaded by the function that needs them: a second or two that no start should wait for.
@@ -60,8 +60,8 @@ LATE = ("matplotlib", "scipy.ndimage", "tensorflow_datasets")
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
     *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *("signals", "tensorboard", "xla_flags", "locks", "operating"),
-    *("compare", "comparison_figure", "folds"),
+    *("signals", "tensorboard", "xla_flags", "locks", "operating", "operating_figure"),
+    *("calibration", "compare", "comparison_figure", "folds"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 
