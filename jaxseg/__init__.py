@@ -1,5 +1,5 @@
 """Brain-tumour segmentation on MRI with a U-Net in JAX."""
 
-from jaxseg.xla_flags import set_cpu_flags
+from jaxseg.cpu_setup import set_up_cpu
 
-set_cpu_flags()  # jax reads them when it is first imported
+set_up_cpu()  # before jax is first imported

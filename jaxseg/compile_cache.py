@@ -14,11 +14,15 @@ def keep_compiled_programs():
     A second start with the same settings then compiles nothing.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        folder = cache / "jaxseg" / "compiled" / _machine()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_dir", str(folder_of_machine("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def folder_of_machine(name: str) -> Path:
+    """Return the folder, in the user's cache folder, of what was compiled for this kind of CPU."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "jaxseg" / name / _machine()
 
 
 def _machine() -> str:

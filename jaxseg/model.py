@@ -1,11 +1,15 @@
 """The U-Net (Ronneberger et al., 2015) as a linen module, for images and volumes alike."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxseg.config import Model
-from jaxseg.layers import UpConv, max_pool, repeat
+from jaxseg.layers import UpConv, convolve, max_pool, repeat
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
 
 
 class Norm(nn.Module):
@@ -45,12 +49,12 @@ class Block(nn.Module):
         y = x
         for i in (1, 2):
             # The norm that follows has a bias of its own.
-            conv = nn.Conv(self.features, window, use_bias=False, dtype=dtype, name=f"conv_{i}")
+            conv = Conv(self.features, window, use_bias=False, dtype=dtype, name=f"conv_{i}")
             y = Norm(config.norm, dtype, name=f"norm_{i}")(conv(y), train)
             if i == 2 and config.residual:
                 if x.shape[-1] != self.features:
                     one = (1,) * (x.ndim - 2)
-                    x = nn.Conv(self.features, one, use_bias=False, dtype=dtype, name="skip")(x)
+                    x = Conv(self.features, one, use_bias=False, dtype=dtype, name="skip")(x)
                 y = y + x.astype(dtype)
             y = nn.relu(y)
         if self.drop and config.dropout:
@@ -97,7 +101,7 @@ class UNet(nn.Module):
             x = block(width, config, level >= depth - 1, name=f"up_{level}")(x, train)
             if level == 0 or (train or self.is_initializing()) and level <= config.deep_supervision:
                 one = (1,) * (x.ndim - 2)
-                head = nn.Conv(config.num_classes, one, dtype=dtype, name=f"logits_{level}")
+                head = Conv(config.num_classes, one, dtype=dtype, name=f"logits_{level}")
                 logits.insert(0, head(x).astype(jnp.float32))
         return tuple(logits)
 
@@ -115,4 +119,4 @@ class Up(nn.Module):
         if self.config.upsample == "transpose":
             return UpConv(self.features, dtype, name="upconv")(x)
         window = (3,) * (x.ndim - 2)
-        return nn.Conv(self.features, window, dtype=dtype, name="conv")(repeat(x))
+        return Conv(self.features, window, dtype=dtype, name="conv")(repeat(x))

@@ -14,21 +14,23 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # A module imports modules of lower levels only. Names are relative to jaxseg; "" is its __init__.
 LEVELS = (
-    ("errors", "xla_flags"),
+    ("errors", "cpu_setup"),
     ("config_data",),
     (
-        *("", "config", "metrics", "surface", "intensity", "layers", "scoretext"),
+        *("", "config", "metrics", "surface", "intensity", "scoretext"),
         *("signals", "tensorboard", "profiler", "compile_cache", "distributed", "locks"),
         *("checkpoint_files", "orbax_noise", "calibration"),
         *("datasets.decode", "datasets.files", "datasets.index", "datasets.phantom"),
     ),
     (
-        *("losses", "control", "optimizer", "model", "geometry", "sharding", "settings"),
+        *("native", "losses", "control", "optimizer", "geometry", "sharding", "settings"),
         *("baselines", "scorecard"),
         *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
     ),
-    ("augment", "state", "figures", "report", "cli", "datasets.splits"),
-    ("steps", "checkpoint", "datasets", "comparison_figure", "operating_figure"),
+    ("augment", "layers", "figures", "report", "cli", "datasets.splits"),
+    ("model",),
+    ("state", "datasets"),
+    ("steps", "checkpoint", "comparison_figure", "operating_figure"),
     ("data", "workdir"),
     ("operating", "compare", "folds"),
     ("inference", "validation", "progress"),
@@ -60,7 +62,7 @@ LATE = ("matplotlib", "scipy.ndimage", "tensorflow_datasets")
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
     *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *("signals", "tensorboard", "xla_flags", "locks", "operating", "operating_figure"),
+    *("signals", "tensorboard", "cpu_setup", "locks", "operating", "operating_figure"),
     *("calibration", "compare", "comparison_figure", "folds"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")

@@ -1,0 +1,139 @@
+"""The convolutions in C++: equal to XLA's in value and gradient, at every shape that they take."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import layers, native
+
+pytestmark = pytest.mark.skipif(bool(native.problem()), reason=native.problem())
+
+ORDER = ("NHWC", "HWIO", "NHWC")
+SHAPES = (  # batch, height, width, channels, outputs
+    (2, 16, 16, 16, 32),
+    (1, 1, 1, 3, 8),  # smaller than the kernel
+    (3, 5, 1, 8, 8),
+    (1, 1, 9, 1, 16),
+    (2, 7, 13, 5, 24),  # odd sizes, channels in no register, one and a half registers
+    (1, 33, 19, 11, 40),
+    (2, 8, 8, 136, 128),  # more sums than pixels: split by channels
+    (1, 70, 300, 24, 8),  # several bands of rows
+)
+
+
+def made(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    b, h, w, c, o = shape
+    sizes = (b, h, w, c), (3, 3, c, o), (b, h, w, o)
+    return tuple(rng.normal(size=size).astype(np.float32) for size in sizes)
+
+
+def reference(image, kernel, dy):
+    """Sum over the nine taps in float64: the result and both gradients."""
+    image, kernel, dy = (np.asarray(a, np.float64) for a in (image, kernel, dy))
+    _, h, w, _ = image.shape
+    padded = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    result, d_padded, d_kernel = 0, np.zeros_like(padded), np.zeros_like(kernel)
+    for i in range(3):
+        for j in range(3):
+            window = padded[:, i : i + h, j : j + w]
+            result = result + window @ kernel[i, j]
+            d_kernel[i, j] = np.einsum("bhwc,bhwo->co", window, dy)
+            d_padded[:, i : i + h, j : j + w] += dy @ kernel[i, j].T
+    return result, d_padded[:, 1:-1, 1:-1], d_kernel
+
+
+def assert_close(actual, expected):
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients_are_the_sums_over_nine_taps(shape):
+    image, kernel, dy = made(shape)
+    result, d_image, d_kernel = reference(image, kernel, dy)
+    assert_close(jax.jit(native.convolve)(image, kernel), result)
+    assert_close(jax.jit(native.kernel_gradient)(image, dy), d_kernel)
+    if native.fits(shape[3]):
+        assert_close(jax.jit(native.image_gradient)(dy, kernel), d_image)
+
+
+@pytest.mark.parametrize("channels", (3, 16))
+def test_differentiated_as_xla_does(channels):
+    image, kernel, dy = made((2, 12, 10, channels, 16))
+
+    def plain(x, k):
+        return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=ORDER)
+
+    expected, pull_back = jax.vjp(plain, image, kernel)
+    actual, native_pull_back = jax.vjp(layers._convolve_native, image, kernel)
+    assert_close(actual, expected)
+    for mine, xla in zip(native_pull_back(dy), pull_back(dy), strict=True):
+        assert_close(mine, xla)
+
+
+def test_the_same_bits_every_time():
+    image, _, dy = made((3, 40, 64, 16, 32))
+    first, second = (jax.jit(native.kernel_gradient)(image, dy) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_not_used_on_several_devices(monkeypatch):
+    assert jax.device_count() == 8
+    assert not native.available()
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert native.available()
+    with native.plain_operations():
+        assert not native.available()
+    assert native.available()
+
+
+def uses_native(x, kernel, strides=(1, 1), padding="SAME"):
+    call = jax.make_jaxpr(lambda x, k: layers.convolve(x, k, strides, padding, **OPTIONS[x.ndim]))
+    return "jaxseg_convolve" in str(call(x, kernel))
+
+
+OPTIONS = {4: {"dimension_numbers": ORDER}, 5: {"dimension_numbers": ("NDHWC", "DHWIO", "NDHWC")}}
+
+
+def test_chosen_for_what_it_can_do_and_for_nothing_else(monkeypatch):
+    monkeypatch.setattr(native, "available", lambda: True)
+    x, kernel = jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 4, 8))
+    assert uses_native(x, kernel)
+    assert not uses_native(x, kernel[..., :7])
+    assert not uses_native(x, kernel[:1, :1])
+    assert not uses_native(x, kernel, strides=(2, 2))
+    assert not uses_native(x, kernel, padding="VALID")
+    assert not uses_native(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    volume, window = jnp.zeros((1, 8, 8, 8, 4)), jnp.zeros((3, 3, 3, 4, 8))
+    assert not uses_native(volume, window, strides=(1, 1, 1))
+
+
+PROGRAM = "from jaxseg import native; print(native.problem())"
+
+
+def run_program(**environment):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_without_a_compiler_xla_serves_and_says_why(tmp_path):
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    assert "no C++ compiler" in run_program(**cache, PATH="", CXX="")
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\necho 'x.cc:1: error: unknown flag' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    assert "error: unknown flag" in run_program(**cache, CXX=str(broken))
+    assert not list(tmp_path.rglob("*.so"))
+    assert "JAXSEG_NATIVE=0" in run_program(**cache, JAXSEG_NATIVE="0")
