@@ -24,8 +24,8 @@ from jaxseg.errors import UserError
 
 _SEEN = ("train", "validation", "all")  # splits with patients that took part in the training
 MEANING = (
-    "The 95 % interval says how far the mean difference of these two trained models may move with "
-    "other patients like these; another training run or another split may move it further."
+    "The 95 % interval says how far the mean difference of these models, as they are trained, may "
+    "move with other patients like these; training again or another split may move it further."
 )
 
 

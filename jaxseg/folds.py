@@ -74,10 +74,9 @@ def describe(folds: Sequence[Fold]) -> list[str]:
     ]
     missing = sorted(set(range(num_folds)) - {f.config.split.fold for f in folds})
     if missing:
-        notes.append(
-            f"Warning: without fold {', '.join(map(str, missing))} "
-            f"{num_patients - num_scored} patients are not scored."
-        )
+        lost = num_patients - num_scored
+        which = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {missing} are"
+        notes.append(f"Warning: {which} missing; {lost} patients are not scored.")
     return notes
 
 

@@ -120,7 +120,8 @@ def test_the_files_and_their_keys(config, prepared, tmp_path):
     returned = evaluate.evaluate(config, [part], prepared, output, "title", {})
     scores = json.loads((output / "scores.json").read_text())
     assert scores == returned
-    assert scores["about"] == {} and scores["operating_point"] == point._asdict()
+    assert scores["about"] == {} and set(scores["scans"]) == {p.id for p in patients}
+    assert scores["operating_point"] == point._asdict() | {"tuned": False}
     assert set(scores) >= {"patients", "slices", "pooled", "baselines"}
     for name in ("dice", "iou", "sensitivity", "precision", "hd95"):
         assert set(scores["patients"][name]) == {"mean", "median", "ci95"}

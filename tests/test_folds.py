@@ -1,6 +1,5 @@
 """Folds: every patient scored once, by the model that has not seen it, in one scorecard."""
 
-import contextlib
 import csv
 import dataclasses
 import json
@@ -12,18 +11,36 @@ from pathlib import Path
 import pytest
 from fake_config import tiny_config
 
-from jaxseg import compare, evaluate, folds, scorecard, train, workdir
+from jaxseg import (
+    checkpoint,
+    compare,
+    evaluate,
+    folds,
+    operating,
+    scorecard,
+    threshold_baseline,
+    workdir,
+)
 from jaxseg.config import Split
 from jaxseg.datasets import prepare, split_patients
 from jaxseg.errors import UserError
+from jaxseg.operating import OperatingPoint
+from jaxseg.sharding import make_mesh
+from jaxseg.state import new_state
 
 NUM_FOLDS, SALT = 3, 0
 
 
 def fold_config(cache: Path, fold: int, **changes):
-    config = tiny_config(cache, split=Split(num_folds=NUM_FOLDS, fold=fold, salt=SALT))
-    loop = dataclasses.replace(config.train, num_steps=2, eval_every_steps=2)
-    return dataclasses.replace(config, train=loop, **changes)
+    split = Split(num_folds=NUM_FOLDS, fold=fold, salt=SALT)
+    return tiny_config(cache, split=split, **changes)
+
+
+def claimed(run: Path, config) -> Path:
+    prepared = prepare(config.dataset)
+    splits = split_patients(prepared.patients, config.split)
+    workdir.claim(run, config, prepared.num_channels, splits)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +50,22 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(cache, tmp_path_factory):
-    """One finished run for each fold."""
-    made = [tmp_path_factory.mktemp("runs") / f"fold{i}" for i in range(NUM_FOLDS)]
-    for fold, run in enumerate(made):
-        with contextlib.ExitStack() as stack:
-            train.train_and_test(fold_config(cache, fold), run, stack)
-    return made
+    """One finished run for each fold: other weights, another threshold, scored on its patients."""
+    folder = tmp_path_factory.mktemp("runs")
+    for fold in range(NUM_FOLDS):
+        config = fold_config(cache, fold)
+        run, prepared = claimed(folder / f"fold{fold}", config), prepare(config.dataset)
+        train = split_patients(prepared.patients, config.split)["train"]
+        threshold_baseline.find(run, prepared, train)
+        state = new_state(dataclasses.replace(config, seed=fold), 3, make_mesh())
+        with checkpoint.open_checkpoints(run) as checkpoints:
+            checkpoint.save(checkpoints, 1, state, monitor=0.5)
+        operating.write(run, OperatingPoint(threshold=0.4 + 0.1 * fold), {})
+        workdir.mark_finished(run, 1)
+        with pytest.MonkeyPatch.context() as patch:  # figures take seconds
+            patch.setattr(evaluate, "write_figures", lambda *_: {})
+            evaluate.score_run(run, "test", None, None)
+    return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +101,7 @@ def test_the_pooled_scorecard_is_that_of_all_patients_together(cache, runs, pool
         patients = split_patients(prepared.patients, config.split)["test"]
         _, part = evaluate.load_part(run, config, prepared.num_channels, patients)
         cases = evaluate.predict_patients(part.model, prepared, patients)
-        baseline = evaluate.threshold_baseline.read(run)
+        baseline = threshold_baseline.read(run)
         together += evaluate.score_cases(cases, config, part.point, baseline)[0]
     expected = scorecard.summarise(together, config.evaluation.bootstrap_samples)
     found = scores(pooled)
@@ -102,10 +129,12 @@ def test_the_report_says_what_the_score_is(runs, pooled):
     report = (pooled / "report.html").read_text()
     assert "Pooled over 3 of 3 folds, 6 of 6 patients" in report
     assert "Best threshold, of each fold" in report
-    assert "Warning: without fold" not in report
+    assert "missing" not in report
     about = scores(pooled)["about"]
     assert [f["fold"] for f in about["folds"]] == [0, 1, 2]
     assert [f["run"] for f in about["folds"]] == [str(run) for run in runs]
+    thresholds = [f["operating_point"]["threshold"] for f in about["folds"]]
+    assert thresholds == pytest.approx([0.4, 0.5, 0.6])
     drawn = {path.name for path in pooled.glob("*.png")}
     assert drawn >= {"dice_per_patient.png", "patient_best.png", "patient_worst.png"}
 
@@ -122,7 +151,7 @@ def test_the_program_pools_what_it_is_given_and_says_what_is_missing(runs, poole
     assert done.returncode == 0, done.stdout + done.stderr
     num_patients = len(rows(tmp_path))
     assert f"Pooled over 2 of 3 folds, {num_patients} of 6 patients" in done.stdout
-    assert f"Warning: without fold 2 {6 - num_patients} patients are not scored" in done.stdout
+    assert f"Warning: fold 2 is missing; {6 - num_patients} patients are not scored" in done.stdout
     assert set(rows(tmp_path)) < set(rows(pooled))
     part, whole = compare.read_scores(tmp_path), compare.read_scores(pooled)
     with pytest.raises(UserError, match="different patients; only in"):
@@ -133,13 +162,6 @@ def test_the_program_pools_what_it_is_given_and_says_what_is_missing(runs, poole
 def test_where_to_write_must_be_said(tmp_path):
     with pytest.raises(UserError, match="where to write the scores of all folds"):
         evaluate.score_folds([tmp_path / "a", tmp_path / "b"], None)
-
-
-def claimed(run: Path, config) -> Path:
-    prepared = prepare(config.dataset)
-    splits = split_patients(prepared.patients, config.split)
-    workdir.claim(run, config, prepared.num_channels, splits)
-    return run
 
 
 def test_what_is_not_the_folds_of_one_recipe(cache, tmp_path):
