@@ -10,7 +10,9 @@ from benchmarks import machine, timing, workload
 from benchmarks.peers import Implementation
 from benchmarks.protocol import Worker, WorkerFailed
 
-WARM_UP = 2  # actions before the timed ones; the first compiles
+# Actions before the timed ones; the first compiles, the second may still settle.
+_WARM_UP = {"train": 2, "forward": 2}
+_STARTS = 3  # at most; each takes a while
 
 
 class Work(NamedTuple):
@@ -20,7 +22,8 @@ class Work(NamedTuple):
     size: int  # pixels per side
     batch: int
     dtype: str = "float32"
-    steps: int = 1  # per timing
+    steps: int = 1  # per timing; of the input, batches
+    workers: int = 0  # loader processes of the input; 0: none
 
     @property
     def features(self) -> int:
@@ -59,11 +62,11 @@ def measure(
     result |= {"alone": options.alone, "notes": [i.note for i in chosen if i.note]}
     result |= {"implementations": {}, "failed": {}}
     groups = [[one] for one in chosen] if options.alone else [list(chosen)]
-    run = {"start": _start, "save": _save, "matmul": _matmul}.get(work.task, _steps)
+    run = _starts if work.task == "start" else _actions
     for group in groups:
         with contextlib.ExitStack() as stack:
             open_worker = _Opener(work, pythons, folder, stack, progress)
-            found, failed = run(work, group, open_worker, options.rounds, progress)
+            found, failed = run(work, group, open_worker, options.rounds)
         result["implementations"] |= found
         result["failed"] |= failed
     return result
@@ -79,24 +82,42 @@ class _Opener:
     stack: contextlib.ExitStack
     progress: Log
 
-    def __call__(self, one: Implementation, **more: Any) -> Worker:
+    def __call__(self, one: Implementation, cache: str = "") -> Worker:
         self.progress(f"starting {one.name}")
-        cache = self.folder / "cache" / one.name  # empty at the start: everything compiles
+        programs = self.folder / "cache" / f"{one.name}{cache}"  # empty at first: all compiles
         environment = {
-            "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+            "JAX_COMPILATION_CACHE_DIR": str(programs / "jax"),
+            "TORCHINDUCTOR_CACHE_DIR": str(programs / "inductor"),
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # others use the device too
         }
-        settings = self.work._asdict() | {"features": self.work.features} | one.options | more
+        settings = self.work._asdict() | {"features": self.work.features} | one.options
+        settings["folder"] = str(self.folder / "files" / one.name)
         command = [self.pythons[one.name], "-m", one.worker]
         log = self.folder / f"{one.name}.log"
         return self.stack.enter_context(Worker(command, settings, log, environment))
 
 
+def _actions(
+    work: Work, group: Sequence[Implementation], open_worker: _Opener, rounds: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Start all workers, let them work in turn, and at the end ask for their peak memory."""
+    workers, found, failed = _open_all(work, group, open_worker)
+    answers, died = timing.in_turn(workers, work.task, rounds, open_worker.progress)
+    for name in died:
+        del found[name], workers[name]
+    for name, worker in workers.items():
+        found[name]["seconds"] = [a["seconds"] / work.steps for a in answers[name]]
+        found[name]["answers"] = answers[name]
+        if work.task in ("train", "forward"):
+            memory = worker.ask("memory")
+            found[name] |= {key: memory[key] for key in ("host_bytes", "device_bytes")}
+    return found, failed | died
+
+
 def _open_all(
-    group: Sequence[Implementation], open_worker: _Opener, action: str, **more: Any
+    work: Work, group: Sequence[Implementation], open_worker: _Opener
 ) -> tuple[dict[str, Worker], dict[str, dict[str, Any]], dict[str, str]]:
-    """Start workers one by one and let each do its first actions.
+    """Start workers one by one and let each warm up.
 
     Returns:
         The workers, what is known of each so far, and why others are missing.
@@ -108,41 +129,50 @@ def _open_all(
             failed[one.name] = f"only {free / 1e9:.1f} GB of memory left; --alone needs less"
             continue
         try:
-            worker = open_worker(one, **more)
-            first = [worker.ask(action) for _ in range(WARM_UP)]
+            worker = open_worker(one)
+            first = [worker.ask(work.task) for _ in range(_WARM_UP.get(work.task, 1))]
         except WorkerFailed as error:
             failed[one.name] = str(error)
             continue
         largest = max(largest, free - machine.free_bytes())
         workers[one.name] = worker
-        found[one.name] = worker.hello | {
-            "startup_seconds": worker.startup_seconds,
-            "first_seconds": first[0]["seconds"],
-            "first_loss": first[0].get("loss"),
-        }
+        found[one.name] = worker.hello | {"first": first[0]}
     return workers, found, failed
 
 
-def _steps(work, group, open_worker, rounds, progress):
-    """Time steps in turn; at the end ask for the peak memory."""
-    workers, found, failed = _open_all(group, open_worker, work.task)
-    answers, died = timing.in_turn(workers, work.task, rounds, progress)
-    failed |= died
-    for name, worker in workers.items():
-        if name in died:
-            continue
-        found[name]["seconds"] = [a["seconds"] / work.steps for a in answers[name]]
-        with contextlib.suppress(WorkerFailed):
-            found[name] |= {k: v for k, v in worker.ask("memory").items() if k != "seconds"}
-    return {name: one for name, one in found.items() if "seconds" in one}, failed
+def _starts(
+    work: Work, group: Sequence[Implementation], open_worker: _Opener, rounds: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Start each implementation with nothing compiled, then again with what that has left."""
+    found, failed = {one.name: {"cold": [], "warm": []} for one in group}, {}
+    for number in range(min(rounds, _STARTS)):
+        for one in group:
+            for kind in ("cold", "warm"):
+                if one.name in failed:
+                    continue
+                try:
+                    answer, hello = _first_steps(one, open_worker, f"-{number}")
+                except WorkerFailed as error:
+                    failed[one.name] = str(error)
+                else:
+                    found[one.name][kind].append(answer)
+                    found[one.name] |= hello
+    for name in failed:
+        del found[name]
+    for one in found.values():
+        one["seconds"] = [answer["seconds"] for answer in one["cold"]]
+    return found, failed
 
 
-def _save(work, group, open_worker, rounds, progress):
-    """Time checkpoints, each to a new file, in turn."""
-    ...
-
-
-def _start(work, group, open_worker, rounds, progress): ...
-
-
-def _matmul(work, group, open_worker, rounds, progress): ...
+def _first_steps(
+    one: Implementation, open_worker: _Opener, cache: str
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the seconds to the end of the first step, of the imports, and of compiling alone."""
+    worker = open_worker(one, cache)
+    first, second = (worker.ask("train")["seconds"] for _ in range(2))
+    worker.close()
+    return {
+        "seconds": worker.startup_seconds + first,
+        "import_seconds": worker.hello["import_seconds"],
+        "compile_seconds": first - second,
+    }, worker.hello

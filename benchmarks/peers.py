@@ -8,7 +8,7 @@ from typing import Any
 class Implementation:
     """One way of doing the work."""
 
-    name: str
+    name: str  # unique within a task
     peer: str  # what the user asks for by --peers; one peer may have several implementations
     environment: str  # name of its folder; "": the one this program runs in
     requirements: tuple[str, ...]  # of pip, installed into the environment where missing
@@ -21,10 +21,18 @@ class Implementation:
 _STEPS = ("train", "forward", "save", "start")
 _TORCH = ("pytorch", "torch", ("torch", "numpy"), "benchmarks.worker_torch")
 _KERAS = ("keras", ("tensorflow", "keras", "jax", "numpy"), "benchmarks.worker_keras")
+_JAXSEG = ("jaxseg", "jaxseg", "", ())
 
 IMPLEMENTATIONS = (
-    Implementation("jaxseg", "jaxseg", "", (), "benchmarks.worker_jaxseg", (*_STEPS, "matmul")),
-    Implementation("pytorch_channels_last", *_TORCH, (*_STEPS, "matmul"), {"channels_last": True}),
+    Implementation(*_JAXSEG, "benchmarks.worker_jaxseg", (*_STEPS, "matmul")),
+    Implementation(*_JAXSEG, "benchmarks.worker_evaluation", ("evaluate",)),
+    Implementation(*_JAXSEG, "benchmarks.worker_input_jaxseg", ("input",)),
+    Implementation(
+        "pytorch_channels_last",
+        *_TORCH,
+        (*_STEPS, "matmul", "evaluate"),
+        {"channels_last": True},
+    ),
     Implementation("pytorch_contiguous", *_TORCH, ("train", "forward"), {"channels_last": False}),
     Implementation(
         "pytorch_compile",
@@ -59,6 +67,14 @@ IMPLEMENTATIONS = (
         {"backend": "tensorflow", "jit": True},
     ),
     Implementation("keras_jax", "keras_jax", *_KERAS, _STEPS, {"backend": "jax", "jit": True}),
+    Implementation(
+        "albumentations",
+        "albumentations",
+        "torch",
+        ("torch", "numpy", "albumentations", "opencv-python-headless"),
+        "benchmarks.worker_input_torch",
+        ("input",),
+    ),
 )
 PEERS = tuple(dict.fromkeys(i.peer for i in IMPLEMENTATIONS if i.peer != "jaxseg"))
 

@@ -6,6 +6,7 @@ with the seconds it took. Whatever libraries print goes to the worker's log inst
 needs the standard library alone.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -78,20 +79,17 @@ class Worker:
 
     def close(self):
         """End the worker and all that it has started."""
-        if self.process.poll() is None:
-            try:
-                self.process.stdin.close()
-                self.process.wait(10)
-            except (BrokenPipeError, subprocess.TimeoutExpired):
-                self._kill()
+        with contextlib.suppress(BrokenPipeError):  # it has died with a question unread
+            self.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        self._kill()
         self.process.wait()
         self.process.stdout.close()
 
     def _kill(self):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            self.process.kill()
 
     def _read(self) -> dict[str, Any]:
         late = threading.Event()
@@ -147,3 +145,15 @@ def peak_memory_bytes() -> int:
     # Not getrusage: its maximum is inherited from the process that started this one.
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def session_memory_bytes() -> int:
+    """Return the memory of this worker and all it has started; shared pages count once."""
+    total = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(process.name)) == os.getsid(0):
+                total += int((process / "smaps_rollup").read_text().split("Pss:")[1].split()[0])
+        except OSError:  # it has ended
+            continue
+    return 1024 * total

@@ -17,7 +17,9 @@ from typing import Any
 from benchmarks import environments, machine, measure, peers, tables
 from benchmarks.measure import Work
 
-TASKS = ("train", "forward", "save", "start", "matmul")
+TASKS = ("matmul", "train", "forward", "evaluate", "input", "save", "start")
+
+EVALUATION_BATCH, INPUT_BATCHES = 32, 24
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -35,9 +37,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--sizes", type=_numbers, default=[256, 128], help="pixels; features are an eighth")
     add("--batch", type=_numbers, default=[4], help="of the training step")
     add("--forward-batch", type=_numbers, default=[1, 8], help="of the prediction")
+    add(
+        "--workers",
+        type=lambda text: _numbers(text, least=0),
+        default=[1, 2],
+        help="loader processes of the input",
+    )
     add("--dtypes", type=_list_of(("float32", "bfloat16")), default=["float32"], help="computed in")
-    add("--rounds", type=int, default=10, help="timings of each implementation")
-    add("--steps", type=int, default=1, help="steps per timing; on a GPU 20 or so")
+    add("--rounds", type=_number, default=10, help="timings of each implementation")
+    add("--steps", type=_number, default=1, help="steps per timing; on a GPU 20 or so")
     add("--alone", action="store_true", help="one process at a time, where memory is short")
     add(
         "--reference",
@@ -46,7 +54,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--environments", type=Path, default=environments.default_folder(), help="folder of venvs")
     add("--output", type=Path, default=Path("benchmarks.json"), help="JSON file to write")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if any(size % 16 for size in options.sizes):
+        parser.error("sizes must be multiples of 16, since the network pools 4 times")
+    return options
 
 
 def _list_of(names: Iterable[str]):
@@ -60,48 +71,63 @@ def _list_of(names: Iterable[str]):
     return parse
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str, least: int = 1) -> list[int]:
     try:
         values = [int(v) for v in text.split(",")]
     except ValueError:
         values = []
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers above 0, as in 4,16")
+    if not values or min(values) < least:
+        rule = f"give whole numbers from {least} on, as in 4,16"
+        raise argparse.ArgumentTypeError(f"{text!r}: {rule}")
     return values
+
+
+def _number(text: str) -> int:
+    return _numbers(text)[0]
 
 
 def works(options: argparse.Namespace) -> list[Work]:
     """Return everything to measure, in order."""
-    made = []
+    made = [Work("matmul", min(options.sizes), 1)]
     for size in options.sizes:
         for dtype in options.dtypes:
-            batches = {"train": options.batch, "forward": options.forward_batch}
-            for task in ("train", "forward"):
-                made += [Work(task, size, n, dtype, options.steps) for n in batches[task]]
+            made += [Work("train", size, n, dtype, options.steps) for n in options.batch]
+            made += [Work("forward", size, n, dtype, options.steps) for n in options.forward_batch]
+    made.append(Work("evaluate", 128, EVALUATION_BATCH))
+    for size in options.sizes:
+        made += [Work("input", size, 16, steps=INPUT_BATCHES, workers=n) for n in options.workers]
         made += [Work(task, size, options.batch[0]) for task in ("save", "start")]
-    made.append(Work("matmul", min(options.sizes), 1))
     return [work for work in made if work.task in options.only]
 
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
     options = parse(argv)
-    report: dict[str, Any] = {"machine": machine.describe(), "command": list(argv), "results": []}
+    measure_all(options)
+    print(f"\nwritten to {options.output}")
+
+
+def measure_all(options: argparse.Namespace):
+    """Measure everything, print each table when it is ready and write what there is so far."""
+    report: dict[str, Any] = {"machine": machine.describe(), "options": vars(options)}
     print(tables.machine_text(report["machine"]), flush=True)
-    pythons, missing = install(options.only, options.peers, options.environments)
-    report["not_installed"] = missing
-    for name, why in missing.items():
+    pythons, report["not_installed"] = install(options.only, options.peers, options.environments)
+    for name, why in report["not_installed"].items():
         print(f"{name}: not installed: {why}", flush=True)
+    report |= {"matmul_flops_per_second": None, "results": []}
     with tempfile.TemporaryDirectory(prefix="benchmarks.") as scratch:
         for number, work in enumerate(works(options)):
             chosen = [i for i in peers.select(work.task, options.peers) if i.name in pythons]
             folder = Path(scratch) / str(number)
             result = measure.measure(work, chosen, pythons, options, folder, say_progress)
+            if work.task == "matmul":
+                rates = map(tables.flops_per_second, result["implementations"].values())
+                report["matmul_flops_per_second"] = max(rates, default=None)
+            result["matmul_flops_per_second"] = report["matmul_flops_per_second"]
             report["results"].append(result)
             say_progress("")
             print("\n" + tables.result_text(result, options.reference), flush=True)
             write(options.output, report)
-    print(f"\nwritten to {options.output}")
 
 
 def install(
@@ -137,7 +163,7 @@ def write(path: Path, report: Mapping[str, Any]):
     """Write the report, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(report, indent=1) + "\n")
+    part.write_text(json.dumps(report, indent=1, default=str) + "\n")
     part.replace(path)
 
 

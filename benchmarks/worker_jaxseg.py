@@ -53,14 +53,19 @@ def common_state(config: Config, features: int, mesh: jax.sharding.Mesh) -> Trai
     return state._replace(weights=state.weights._replace(params=params))
 
 
+def common_batch(settings: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """Return the common images and masks as a batch on the device."""
+    image, mask = workload.make_batch(settings["batch"], settings["size"])
+    stop = np.zeros(len(image), np.int32)
+    return to_global({"image": image, "mask": mask.astype(np.uint8), "stop": stop}, mesh)
+
+
 def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
     """Make state, batch and steps; see `protocol.serve`."""
     keep_compiled_programs()
     config, mesh = make_config(settings), make_mesh()
     state = common_state(config, settings["features"], mesh)
-    image, mask = workload.make_batch(settings["batch"], settings["size"])
-    mask, stop = mask.astype(np.uint8), np.zeros(len(image), np.int32)
-    batch = to_global({"image": image, "mask": mask, "stop": stop}, mesh)
+    batch = common_batch(settings, mesh)
     weights = jax.tree.map(jnp.copy, best_weights(state))  # the state itself is donated
     train_step = jit_train_step(config, state, mesh)
     predict = jit_predict(config, split_batch(mesh))
@@ -73,7 +78,7 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
 
     def forward() -> dict[str, Any]:
         for _ in range(settings["steps"]):
-            probability = predict(weights, batch["image"])
+            probability = predict(weights, batch["image"], np.float32(1))
         return {"mean": float(jnp.mean(jax.block_until_ready(probability)))}
 
     hello = {
@@ -122,7 +127,8 @@ def matmul() -> dict[str, Any]:
     for _ in range(10):
         c = product(a, a)
     c.block_until_ready()
-    return {"flops_per_second": 20.0 * n**3 / (time.perf_counter() - start)}
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "flops_per_second": 20.0 * n**3 / seconds}
 
 
 if __name__ == "__main__":

@@ -51,8 +51,9 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
     torch.backends.cudnn.benchmark = True
     model = make_model(settings)
     image, mask = workload.make_batch(settings["batch"], settings["size"])
-    image, mask = (torch.from_numpy(x).permute(0, 3, 1, 2).to(DEVICE) for x in (image, mask))
-    image = image.contiguous(memory_format=memory_format(settings))
+    image, mask = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (image, mask))
+    on_host = image.contiguous(memory_format=memory_format(settings))
+    image, mask = on_host.to(DEVICE), mask.to(DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), workload.LEARNING_RATE)
     half = settings["dtype"] == "bfloat16"
     cast = torch.autocast(DEVICE, torch.bfloat16, enabled=half)
@@ -82,6 +83,15 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
         synchronise()
         return {"mean": probability.float().mean().item()}
 
+    def evaluate() -> dict[str, Any]:
+        model.eval()
+        total = 0.0
+        with torch.inference_mode(), cast:
+            for start in range(0, workload.EVALUATED_SLICES, len(image)):
+                part = on_host[: workload.EVALUATED_SLICES - start].to(DEVICE)
+                total += torch.sigmoid(run(part)).cpu().float().mean().item()
+        return {"mean": total}
+
     def save() -> dict[str, Any]:
         folder = Path(settings["folder"])
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +105,7 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
         "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
         "versions": versions("torch", "monai"),
     }
-    actions = {"train": train, "forward": forward, "save": save}
+    actions = {"train": train, "forward": forward, "evaluate": evaluate, "save": save}
     return hello, actions | {"memory": memory, "matmul": matmul}
 
 
@@ -121,7 +131,8 @@ def matmul() -> dict[str, Any]:
     for _ in range(10):
         a @ a
     synchronise()
-    return {"flops_per_second": 20.0 * n**3 / (time.perf_counter() - start)}
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "flops_per_second": 20.0 * n**3 / seconds}
 
 
 if __name__ == "__main__":

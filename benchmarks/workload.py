@@ -9,6 +9,9 @@ CHANNELS = 3
 LEVELS = 5  # of the classic U-Net: 4 poolings
 LEARNING_RATE = 1e-3
 DICE_SMOOTH = 1.0  # pixels
+SLICES = 128  # that the input pipelines read again and again
+ROTATION_DEGREES = 15.0  # drawn from +-this
+EVALUATED_SLICES = 1000
 
 
 def widths(features: int) -> tuple[int, ...]:
@@ -30,6 +33,26 @@ def make_batch(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         if i % 4 != 3:
             mask[i, row : row + side, column : column + side] = 1
     return image + 2 * mask, mask
+
+
+def make_slices(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return slices as a scanner stores them: a bright disc on black, a square lesion in half.
+
+    Returns:
+        image [count, size, size, 3] uint8 and mask [count, size, size, 1] uint8 {0, 1}.
+    """
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    head = (np.hypot(x, y) < 0.4).astype(np.float32)[..., None]
+    image = np.empty((count, size, size, CHANNELS), np.uint8)
+    mask = np.zeros((count, size, size, 1), np.uint8)
+    side = size // 8
+    for i, (row, column) in enumerate(rng.integers(size // 4, size // 2, (count, 2))):
+        if i % 2:
+            mask[i, row : row + side, column : column + side] = 1
+        noise = rng.normal(100, 20, (size, size, CHANNELS)).astype(np.float32)
+        image[i] = np.clip((noise + 60 * mask[i]) * head, 0, 255)
+    return image, mask
 
 
 def make_weights(features: int) -> dict[str, np.ndarray]:
