@@ -1,0 +1,81 @@
+"""Worker: jaxseg's evaluation, from prepared slices to scores per patient with HD95.
+
+Against PyTorch's forward pass alone over as many slices, which reads and scores nothing. The
+network is trained for some steps first: scoring the noise of a fresh one would take longer.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import workload
+from benchmarks.protocol import Actions, serve
+from benchmarks.worker_jaxseg import common_state, make_config
+from jaxseg.baselines import ThresholdBaseline
+from jaxseg.compile_cache import keep_compiled_programs
+from jaxseg.config import Config, Dataset, Evaluation, Optimizer
+from jaxseg.data import training_batches
+from jaxseg.datasets import Patient, Prepared, prepare
+from jaxseg.evaluate import score_cases
+from jaxseg.inference import make_model, predict_patients
+from jaxseg.operating import OperatingPoint
+from jaxseg.sharding import make_mesh, to_global
+from jaxseg.state import Weights
+from jaxseg.steps import jit_train_step
+from jaxseg.workdir import versions
+
+TRAINING_STEPS = 40
+
+
+def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
+    """Prepare phantoms and train; see `protocol.serve`."""
+    keep_compiled_programs()
+    config = dataclasses.replace(
+        make_config(settings | {"batch": 16}),
+        dataset=Dataset(cache_dir=settings["folder"]),
+        optimizer=Optimizer(learning_rate=3e-3, warmup_steps=5),
+        evaluation=Evaluation(batch_size=settings["batch"]),
+    )
+    prepared = prepare(config.dataset)
+    patients = first_slices(prepared, workload.EVALUATED_SLICES)
+    model = make_model(config, trained_weights(config, prepared, settings["features"]))
+    point, baseline = OperatingPoint(), ThresholdBaseline(1, 1.75, 0.0)
+
+    def evaluate() -> dict[str, Any]:
+        start = time.perf_counter()
+        cases = predict_patients(model, prepared, patients)
+        scores, _ = score_cases(cases, config, point, baseline)
+        seconds = time.perf_counter() - start
+        slices = sum(p.num_slices for p in patients)
+        return {
+            "seconds": seconds * workload.EVALUATED_SLICES / slices,
+            "dice": float(np.mean([s.dice for s in scores])),
+        }
+
+    return {"versions": versions()}, {"evaluate": evaluate}
+
+
+def first_slices(prepared: Prepared, count: int) -> tuple[Patient, ...]:
+    """Return the first patients, as many as have so many slices."""
+    slices = np.cumsum([p.num_slices for p in prepared.patients])
+    return prepared.patients[: int(np.searchsorted(slices, count)) + 1]
+
+
+def trained_weights(config: Config, prepared: Prepared, features: int) -> Weights:
+    """Return weights that find most tumours."""
+    mesh = make_mesh()
+    state = common_state(config, features, mesh)
+    step = jit_train_step(config, state, mesh)
+    batches = training_batches(prepared, prepared.patients, config, 0)
+    for _ in range(TRAINING_STEPS):
+        batch = next(batches) | {"stop": np.zeros(config.train.batch_size, np.int32)}
+        state, _ = step(state, to_global(batch, mesh))
+    batches.close()
+    return jax.device_get(state.weights)
+
+
+if __name__ == "__main__":
+    serve(make)
