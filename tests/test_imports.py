@@ -19,21 +19,22 @@ LEVELS = (
     (
         *("", "config", "metrics", "surface", "intensity", "layers", "scoretext"),
         *("signals", "tensorboard", "profiler", "compile_cache", "distributed", "locks"),
-        *("checkpoint_files", "orbax_noise"),
+        *("checkpoint_files", "orbax_noise", "portable", "export_file", "onnx_export"),
         *("datasets.decode", "datasets.files", "datasets.index", "datasets.phantom"),
     ),
     (
         *("losses", "control", "optimizer", "model", "geometry", "sharding", "settings"),
-        *("baselines", "scorecard"),
+        *("baselines", "scorecard", "portable_volume"),
         *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
     ),
     ("augment", "state", "figures", "report", "cli", "datasets.splits"),
     ("steps", "checkpoint", "datasets"),
-    ("data", "workdir"),
+    ("data", "workdir", "onnx_convert"),
     ("operating",),
     ("inference", "validation", "progress"),
-    ("evaluate",),
-    ("train",),
+    ("evaluate", "export_compare"),
+    ("train", "export_about"),
+    ("export",),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -45,10 +46,13 @@ HOMES = {
     "matplotlib": {"figures"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
-    "absl.flags": {"cli", "train", "evaluate"},  # programs define flags of their own
+    "absl.flags": {"cli", "train", "evaluate", "export"},  # programs define flags of their own
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
     "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
+    "jax2onnx": {"onnx_convert"},  # in an environment of its own, as are these two
+    "onnx": {"onnx_convert"},
+    "onnxruntime": {"onnx_convert"},
     "scipy": {"surface", "operating", "datasets.phantom"},
 }
 
