@@ -80,6 +80,7 @@ def convert(job: dict[str, Any], weights: Weights, example: dict[str, np.ndarray
         input_names=list(example),
         output_names=["probability", "mask"],
     )
+    del model.graph.value_info[:]  # shapes of the inside, which the converter confuses
     for key, value in job["metadata"].items():
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, output)

@@ -98,15 +98,17 @@ def _weights(position: jax.Array, source: int, block: jax.Array, clamp: bool = F
     means = _float(jnp.maximum(last - first, 0)) / source
     centre = (position + 0.5) * (_float(blocks) / source) - 0.5
     if clamp:
-        centre = jnp.clip(centre, 0, _float(blocks - 1))
-    linear = jnp.maximum(0, 1 - jnp.abs(centre[:, None] - _iota(source)[None]))
+        centre = jnp.clip(centre, 0.0, _float(blocks - 1))
+    linear = jnp.maximum(0.0, 1 - jnp.abs(centre[:, None] - _iota(source)[None]))
     return jnp.matmul(linear, means, precision=EXACT)
 
 
 def _resize(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """Resize [B, H, W, C] to [B, h, w, C] by the weights [h, H] and [w, W]."""
-    image = jnp.einsum("yh,bhwc->bywc", rows, image, precision=EXACT)
-    return jnp.einsum("xw,bywc->byxc", columns, image, precision=EXACT)
+    batch, height, width, channels = image.shape
+    image = jnp.matmul(rows, image.reshape(batch, height, width * channels), precision=EXACT)
+    image = image.reshape(batch, rows.shape[0], width, channels)
+    return jnp.matmul(columns, image, precision=EXACT)
 
 
 def _iota(size: int) -> jax.Array:

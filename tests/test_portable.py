@@ -1,9 +1,6 @@
 """The exported computation agrees with the host's NumPy, OpenCV and SciPy."""
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -11,7 +8,6 @@ from scipy import ndimage
 from jaxseg import geometry, intensity, portable, portable_volume
 
 GRID = (16, 24)
-IDENTITY = functools.partial(portable.segment_slices, predict=lambda x: x, image_size=GRID)
 BOXES = {
     "whole slice, shrinks 3.3 times": (48, 80, None),
     "half": (32, 48, None),
@@ -30,31 +26,42 @@ def blobs(rng, shape, share):
     return noise > np.quantile(noise, 1 - share)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("case", BOXES)
-def test_there_and_back_as_geometry(case, channels):
-    height, width, box = BOXES[case]
-    rng = np.random.default_rng(0)
-    image = rng.uniform(0, 200, (2, height, width, channels)).astype(np.float32)
-    stats = intensity.volume_statistics(image)
-    there = np.array((0, 0, height, width) if box is None else box, np.int32)
-    seen = []
+@jax.jit
+def both_ways(image, stats, box):
+    """Return what the network is given, and what comes back of its sigmoid."""
+    given = []
 
     def predict(x):
-        seen.append(x)
+        given.append(x)
         return jax.nn.sigmoid(x)
 
-    run = functools.partial(portable.segment_slices, predict=predict, image_size=GRID)
-    result = run(jnp.asarray(image), jnp.asarray(stats), jnp.asarray(there))
+    back = portable.segment_slices(image, stats, box, predict=predict, image_size=GRID)
+    return given[0], back
+
+
+@pytest.mark.parametrize("case", BOXES)
+def test_there_and_back_as_geometry(case):
+    height, width, box = BOXES[case]
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 200, (2, height, width, 3)).astype(np.float32)
+    stats = intensity.volume_statistics(image)
+    box = np.array((0, 0, height, width) if box is None else box, np.int32)
+    there, back = both_ways(image, stats, box)
     for i in range(2):
         mask = np.zeros((height, width, 1), np.uint8)
-        record = {"image": image[i], "mask": mask, "stats": stats, "head_box": there}
+        record = {"image": image[i], "mask": mask, "stats": stats, "head_box": box}
         expected = geometry.prepare_slice(record, GRID, crop_to_head=True)["image"]
-        np.testing.assert_allclose(seen[0][i], expected, atol=2e-5)
+        np.testing.assert_allclose(there[i], expected, atol=2e-5)
         matrix = geometry.record_matrix(record, GRID, crop_to_head=True)
         probability = np.asarray(jax.nn.sigmoid(expected))
-        back = geometry.to_native_grid(probability, matrix, (height, width))
-        np.testing.assert_allclose(result[i], back, atol=1e-5)
+        native = geometry.to_native_grid(probability, matrix, (height, width))
+        np.testing.assert_allclose(back[i], native, atol=1e-5)
+
+
+@jax.jit
+def statistics_and_box(image):
+    head = portable_volume.head_mask(image)
+    return portable_volume.statistics(image, head), portable_volume.head_box(head)
 
 
 def volume(rng, dtype, channels=3):
@@ -66,35 +73,28 @@ def volume(rng, dtype, channels=3):
     return (image * 1.1).astype(dtype) if dtype == np.float32 else image.astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_statistics_and_head_box_as_intensity(dtype, channels):
+def test_statistics_and_head_box_as_intensity(channels):
     rng = np.random.default_rng(1)
-    for image in (volume(rng, dtype, channels), rng.integers(0, 9, (3, 7, 9, channels), dtype=int)):
-        image = image.astype(dtype)
-        head = portable_volume.head_mask(jnp.asarray(image, jnp.float32))
-        stats = portable_volume.statistics(jnp.asarray(image, jnp.float32), head)
-        np.testing.assert_allclose(stats, intensity.volume_statistics(image), rtol=3e-6)
-        np.testing.assert_array_equal(portable_volume.head_box(head), intensity.head_box(image))
-    assert (intensity.head_box(volume(rng, dtype)) == [6, 8, 30, 33]).all()
-
-
-def test_a_constant_volume_has_the_statistics_of_the_host():
-    image = np.full((2, 6, 8, 2), 7, np.uint8)
-    head = portable_volume.head_mask(jnp.asarray(image, jnp.float32))
-    stats = portable_volume.statistics(jnp.asarray(image, jnp.float32), head)
-    np.testing.assert_array_equal(stats, intensity.volume_statistics(image))
-    np.testing.assert_array_equal(portable_volume.head_box(head), [0, 0, 6, 8])
-    np.testing.assert_array_equal(intensity.head_box(image), [0, 0, 6, 8])
+    for dtype in (np.uint8, np.uint16, np.float32):
+        noise = rng.integers(0, 9, (5, 40, 50, channels)).astype(dtype)
+        constant = np.full((5, 40, 50, channels), 7, dtype)
+        for image in (volume(rng, dtype, channels), noise, constant):
+            stats, box = statistics_and_box(image.astype(np.float32))
+            np.testing.assert_allclose(stats, intensity.volume_statistics(image), rtol=3e-6)
+            np.testing.assert_array_equal(box, intensity.head_box(image))
+        assert (intensity.head_box(volume(rng, dtype)) == [6, 8, 30, 33]).all()
+        assert (intensity.head_box(constant) == [0, 0, 40, 50]).all()
 
 
 def test_order_statistics_are_exact_for_every_float():
     rng = np.random.default_rng(2)
-    values = rng.normal(size=(3, 4, 50)).astype(np.float32) * 10.0 ** rng.integers(-30, 30, 50)
+    values = rng.normal(size=(3, 4, 50)) * 10.0 ** rng.integers(-30, 30, 50)
+    values = values.astype(np.float32)
     values[0, 0, :3] = 0.0, -0.0, 1e-45
     members = rng.uniform(size=values.shape) < 0.7
     ranks = np.array([0, 1, 17, members.sum() - 1])
-    found = portable_volume._order_statistics(values, members, jnp.asarray(ranks))
+    found = jax.jit(portable_volume._order_statistics)(values, members, ranks)
     np.testing.assert_array_equal(found, np.sort(values[members])[ranks])
 
 
@@ -118,5 +118,5 @@ def test_small_lesions_are_dropped():
     mask = np.zeros((3, 8, 8), bool)
     mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = True  # three voxels, joined by corners
     mask[0, 5:7, 5] = True  # two
-    kept = portable_volume.drop_small(jnp.asarray(mask), 3)
+    kept = jax.jit(portable_volume.drop_small)(mask, 3)
     assert np.asarray(kept).sum() == 3 and kept[1, 1, 1]
