@@ -19,6 +19,8 @@ from jaxseg.settings import from_dict
 from jaxseg.state import Weights
 from jaxseg.steps import predict_probabilities
 
+_EXAMPLE = ("image", "stats", "box", "probability")
+
 
 def make_function(job: dict[str, Any], weights: Weights):
     """Return the function to convert: (image, stats[, box]) -> (probability, mask).
@@ -57,12 +59,14 @@ def unflatten(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def read_job(path: str) -> tuple[dict[str, Any], Weights, dict[str, np.ndarray]]:
-    """Return settings, weights and the example (inputs by name, and probability)."""
+    """Return settings, weights and the example: inputs by name and in order, and probability."""
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     job = json.loads(str(arrays.pop("job")))
     tree = unflatten(arrays)
-    return job, Weights(tree["params"], tree.get("batch_stats", {})), tree["example"]
+    example = tree["example"]
+    ordered = {name: example[name] for name in _EXAMPLE if name in example}
+    return job, Weights(tree["params"], tree.get("batch_stats", {})), ordered
 
 
 def convert(job: dict[str, Any], weights: Weights, example: dict[str, np.ndarray], output: str):

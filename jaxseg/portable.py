@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 # The default of GPU and TPU rounds to fewer bits than an image has.
 EXACT = jax.lax.Precision.HIGHEST
+EDGE = 1e-4  # training pixels; a pixel whose centre lies just on the edge of the grid is inside
 
 
 def segment_slices(
@@ -70,7 +71,7 @@ def fit_weights(
         shift = _float(start + end - 1) / 2 - scale * (size - 1) / 2
         there.append(_weights(_iota(size) * scale + shift, native, block))
         position = (_iota(native) - shift) / scale
-        inside = (position >= -0.5) & (position <= size - 0.5)
+        inside = (position >= -0.5 - EDGE) & (position <= size - 0.5 + EDGE)
         weights = _weights(position, size, block_back, clamp=True)  # no fading at the edge
         back.append(jnp.where(inside[:, None], weights, 0))
     return tuple(there), tuple(back)

@@ -16,6 +16,7 @@ BOXES = {
     "head, 2.5 times": (61, 70, (10, 2, 50, 62)),
     "head, grows 2.3 times": (40, 44, (12, 20, 19, 30)),
     "head, grows 6 times": (40, 44, (12, 20, 14, 24)),
+    "head, pixel centres on the edge of the grid": (40, 44, (5, 14, 33, 29)),
     "as it is": (16, 24, None),
 }
 
@@ -37,6 +38,10 @@ def both_ways(image, stats, box):
 
     back = portable.segment_slices(image, stats, box, predict=predict, image_size=GRID)
     return given[0], back
+
+
+def test_the_edge_of_the_training_grid_is_the_same():
+    assert portable.EDGE == geometry.EDGE
 
 
 @pytest.mark.parametrize("case", BOXES)
