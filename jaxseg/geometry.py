@@ -15,6 +15,8 @@ from jaxseg import intensity
 # The loader runs many slices at once: threads inside OpenCV would only fight its own.
 cv2.setNumThreads(1)
 
+# A pixel whose centre lies just on the edge of the training grid is inside, whatever the rounding.
+EDGE = 1e-4  # training pixels
 _MOST_CHANNELS = 4  # OpenCV's border colour and area shrinking take no more at once
 
 
@@ -118,7 +120,7 @@ def to_native_grid(
     native = _sample(smaller, there, native_size, cv2.INTER_LINEAR, np.zeros(classes), edge)
     for axis, size, low in ((0, h, inverse[1, 2]), (1, w, inverse[0, 2])):
         centres = inverse[0, 0] * np.arange(native_size[axis]) + low  # on the training grid
-        outside = (centres < -0.5) | (centres > size - 0.5)
+        outside = (centres < -0.5 - EDGE) | (centres > size - 0.5 + EDGE)
         native[(slice(None),) * axis + (outside,)] = 0
     return native
 

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 PERCENTILES = (1.0, 99.0)  # of the head's voxels: clipping bounds
-_HEAD_PERCENTILES = (0.5, 99.5)  # of all voxels: the dark and the bright end
-_HEAD_FRACTION = 0.1  # of the way from dark to bright, above which a voxel is head
-_OPENING_PIXELS = 3  # smaller specks are noise
-_LEAST_PART = 0.1  # parts smaller than this share of the largest are no head
+HEAD_PERCENTILES = (0.5, 99.5)  # of all voxels: the dark and the bright end
+HEAD_FRACTION = 0.1  # of the way from dark to bright, above which a voxel is head
+OPENING_PIXELS = 3  # smaller specks are noise
+LEAST_PART = 0.1  # parts smaller than this share of the largest are no head
 
 
 def volume_statistics(volume: np.ndarray) -> np.ndarray:
@@ -48,14 +48,14 @@ def head_box(volume: np.ndarray) -> np.ndarray:
         [4] int32: y0, x0, y1, x1 in pixels, half-open; the whole frame when there is no head.
         Specks of up to two pixels and parts far smaller than the largest are not counted.
     """
-    kernel = np.ones((_OPENING_PIXELS, _OPENING_PIXELS), np.uint8)
+    kernel = np.ones((OPENING_PIXELS, OPENING_PIXELS), np.uint8)
     seen = np.zeros(volume.shape[1:3], np.uint8)
     for head in _head(volume).view(np.uint8):
         seen |= cv2.morphologyEx(head, cv2.MORPH_OPEN, kernel)
     parts = cv2.connectedComponentsWithStats(seen)[2][1:]  # x, y, width, height, area
     if not len(parts):
         return np.array([0, 0, *seen.shape], np.int32)
-    x, y, width, height, _ = parts[parts[:, 4] >= _LEAST_PART * parts[:, 4].max()].T
+    x, y, width, height, _ = parts[parts[:, 4] >= LEAST_PART * parts[:, 4].max()].T
     return np.array([y.min(), x.min(), (y + height).max(), (x + width).max()], np.int32)
 
 
@@ -95,8 +95,8 @@ def _head(volume: np.ndarray) -> np.ndarray:
     votes = np.zeros(volume.shape[:3], np.uint8)
     for c in range(channels if volume.size else 0):
         channel = np.ascontiguousarray(volume[..., c])
-        dark, bright = _percentiles(*_histogram(channel), _HEAD_PERCENTILES)
-        votes += channel > dark + _HEAD_FRACTION * (bright - dark)
+        dark, bright = _percentiles(*_histogram(channel), HEAD_PERCENTILES)
+        votes += channel > dark + HEAD_FRACTION * (bright - dark)
     return votes >= channels / 2
 
 

@@ -200,3 +200,18 @@ def test_prepare_slice_by_hand():
     assert cropped["mask"].all() and cropped["mask"].dtype == np.uint8
     for key, value in before.items():
         np.testing.assert_array_equal(record[key], value)
+
+
+@pytest.mark.parametrize("top", range(12))
+@pytest.mark.parametrize("height", [7, 9, 11, 13, 21, 23, 27, 29])
+def test_pixels_centred_on_the_edge_of_the_training_grid_are_inside(top, height):
+    """A box wider than half its height by nothing: rows fit, columns reach height / 2 each way."""
+    box = np.array([top, 20, top + height, 20 + 1])
+    matrix = geometry.fit_matrix((50, 50), (16, 16), box)
+    back = geometry.to_native_grid(np.ones((16, 16, 1), np.float32), matrix, (50, 50))[..., 0]
+    # The middle of the box is the centre of column 20; height / 2 from it is no pixel centre, so
+    # that columns end there; with an even width, 20 and 21, it is one.
+    assert back[top].sum() == height
+    even = geometry.fit_matrix((50, 50), (16, 16), box + np.array([0, 0, 0, 1]))
+    back = geometry.to_native_grid(np.ones((16, 16, 1), np.float32), even, (50, 50))[..., 0]
+    assert back[top].sum() == height + 1

@@ -16,12 +16,13 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 LEVELS = (
     (
         *("calibration", "checkpoint_files", "compile_cache", "cpu_setup", "errors", "intensity"),
-        *("metrics", "orbax_noise", "profiler", "scoretext", "signals", "surface", "tensorboard"),
-        *("datasets.decode", "datasets.index", "datasets.phantom"),
+        *("metrics", "orbax_noise", "portable", "profiler", "scoretext", "signals", "surface"),
+        *("tensorboard", "datasets.decode", "datasets.index", "datasets.phantom"),
     ),
     (
-        *("", "baselines", "config_data", "distributed", "geometry", "leakage", "locks", "native"),
-        *("scorecard", "datasets.builder", "datasets.decoded", "datasets.files"),
+        *("", "baselines", "config_data", "distributed", "export_file", "geometry", "leakage"),
+        *("locks", "native", "onnx_export", "portable_volume", "scorecard", "datasets.builder"),
+        *("datasets.decoded", "datasets.files"),
     ),
     (
         *("config", "figures", "layers", "report", "datasets.checks", "datasets.lgg"),
@@ -34,13 +35,13 @@ LEVELS = (
     ("cli", "datasets", "state", "datasets.layouts"),
     ("checkpoint", "data", "dataset_facts", "steps", "workdir"),
     (
-        *("compare", "findings", "folds", "operating", "progress", "step_time", "suggest"),
-        *("validation",),
+        *("compare", "findings", "folds", "onnx_convert", "operating", "progress", "step_time"),
+        *("suggest", "validation"),
     ),
     ("cost", "doctor_page", "inference"),
-    ("doctor", "threshold_baseline", "tuning"),
-    ("evaluate",),
-    ("train",),
+    ("doctor", "export_compare", "threshold_baseline", "tuning"),
+    ("evaluate", "export_about"),
+    ("export", "train"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -52,11 +53,14 @@ HOMES = {
     "matplotlib": {"comparison_figure", "figures", "operating_figure"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
-    "absl.flags": {"cli", "compare", "doctor", "evaluate", "train"},
+    "absl.flags": {"cli", "compare", "doctor", "evaluate", "export", "train"},
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
     "cv2": {"augment", "datasets.decode", "geometry", "intensity"},
     "scipy": {"calibration", "datasets.phantom", "operating", "surface", "tuning"},
+    "jax2onnx": {"onnx_convert"},
+    "onnx": {"onnx_convert"},
+    "onnxruntime": {"onnx_convert"},
 }
 
 # Loaded by the function that needs them: a second or two that no start should wait for.

@@ -1,0 +1,28 @@
+"""A workdir as training leaves it, without training: random weights, tuned operating point."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxseg import checkpoint, operating, workdir
+from jaxseg.config import Config
+from jaxseg.datasets import prepare, split_patients
+from jaxseg.operating import OperatingPoint
+from jaxseg.sharding import make_mesh
+from jaxseg.state import new_state
+
+
+def write_run(run: Path, config: Config, point: OperatingPoint) -> Path:
+    """Write config, patients, one checkpoint with random weights, and the operating point."""
+    prepared = prepare(config.dataset, config.split)
+    splits = split_patients(prepared.patients, config.split)
+    workdir.claim(run, config, prepared.num_channels, splits)
+    state = new_state(config, prepared.num_channels, make_mesh())
+    rng = np.random.default_rng(0)
+    noise = lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32)  # noqa: E731
+    state = state._replace(step=state.step + 1, weights=jax.tree.map(noise, state.weights))
+    with checkpoint.open_checkpoints(run) as checkpoints:
+        checkpoint.save(checkpoints, 1, state, 0.5)
+    operating.write(run, point, {})
+    return run
