@@ -26,7 +26,10 @@ LEVELS = (
         *("native", "losses", "control", "optimizer", "geometry", "sharding", "settings"),
         *("baselines", "scorecard", "leakage"),
         *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
+        "volume",
     ),
+    ("dicom_io", "image_io", "nifti_io"),
+    ("volume_io",),
     ("augment", "layers", "figures", "report", "cli", "datasets.splits", "datasets.layouts"),
     ("model",),
     ("state", "datasets"),
@@ -35,8 +38,8 @@ LEVELS = (
     ("operating",),
     ("inference", "validation", "progress", "findings", "suggest"),
     ("doctor_page", "cost"),
-    ("evaluate",),
-    ("train", "doctor"),
+    ("evaluate", "predictions", "tiles"),
+    ("predict", "train", "doctor"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -48,15 +51,27 @@ HOMES = {
     "matplotlib": {"figures"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
-    "absl.flags": {"cli", "train", "evaluate", "doctor"},  # programs define flags of their own
+    "absl.flags": {
+        "cli",
+        "train",
+        "evaluate",
+        "predict",
+        "doctor",
+    },  # programs define flags of their own
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
-    "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
+    "cv2": {"intensity", "geometry", "augment", "datasets.decode", "image_io"},
     "scipy": {"surface", "operating", "datasets.phantom"},
+    "nibabel": {"nifti_io"},
+    "pydicom": {"dicom_io"},
+    "highdicom": {"dicom_io"},
 }
 
 # Loaded by the function that needs them: a second or two that no start should wait for.
-LATE = ("matplotlib", "scipy.ndimage", "tensorflow_datasets")
+LATE = (
+    *("matplotlib", "scipy.ndimage", "tensorflow_datasets"),
+    *("nibabel", "pydicom", "highdicom"),
+)
 
 # Reading, augmenting and reporting run on the host, the first in loader processes.
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
@@ -64,6 +79,7 @@ HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
     *("signals", "tensorboard", "cpu_setup", "locks", "operating"),
     *("leakage", "dataset_facts", "findings", "suggest", "doctor_page"),
+    *("volume", "volume_io", "dicom_io", "image_io", "nifti_io", "predictions"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 
