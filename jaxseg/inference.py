@@ -14,6 +14,7 @@ from jaxseg.config import Config
 from jaxseg.data import evaluation_batches, record_indices
 from jaxseg.datasets import Patient, Prepared
 from jaxseg.geometry import prepare_slice, record_matrix, to_native_grid
+from jaxseg.intensity import head_box, volume_statistics
 from jaxseg.sharding import make_mesh, replicated, split_batch, to_global
 from jaxseg.state import Weights
 from jaxseg.steps import jit_predict
@@ -91,8 +92,19 @@ def predict_volume(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarra
         part = records[start : start + batch_size]
         images = np.stack([prepare_slice(r, size, crop)["image"] for r in part])
         padding = ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0))
-        predicted.append(_predict(model, np.pad(images, padding)))  # returns at once
+        predicted.append(predict_batch(model, np.pad(images, padding)))  # returns at once
     return _native(records, np.concatenate(jax.device_get(predicted)), model.config)
+
+
+def make_records(image: np.ndarray) -> list[dict[str, Any]]:
+    """Return the records of a new scan, as those of a prepared copy, with empty masks.
+
+    Args:
+        image: [D, H, W, C] uint8, uint16 or float, finite: all slices of the patient.
+    """
+    stats, box = volume_statistics(image), head_box(image)
+    mask = np.zeros((*image.shape[1:3], 1), np.uint8)
+    return [{"image": x, "mask": mask, "stats": stats, "head_box": box} for x in image]
 
 
 def read_patient(prepared: Prepared, patient: Patient) -> list[dict]:
@@ -119,7 +131,7 @@ def predict_patients(
     remaining = iter(patients)
     patient = next(remaining, None)
     for batch in evaluation_batches(prepared, patients, model.config):
-        probability = jax.device_get(_predict(model, batch["image"]))
+        probability = jax.device_get(predict_batch(model, batch["image"]))
         waiting.extend(probability[batch["weight"] > 0])
         while patient is not None and len(waiting) >= patient.num_slices:
             records = read_patient(prepared, patient)
@@ -134,7 +146,7 @@ def predict_patients(
             patient = next(remaining, None)
 
 
-def _predict(model: Model, image: np.ndarray) -> jax.Array:
+def predict_batch(model: Model, image: np.ndarray) -> jax.Array:
     """Return probabilities [b, h, w, K] of a batch [b, h, w, C] on the training grid."""
     temperature = np.float32(model.temperature)
     return model.predict(model.weights, to_global(image, model.mesh), temperature)

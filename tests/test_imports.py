@@ -144,7 +144,9 @@ def test_heavy_library_stays_at_home(library):
 
 
 def test_programs_start_without_the_libraries_of_later():
-    code = f"import sys, jaxseg.train; print([m for m in {LATE} if m in sys.modules])"
+    code = (
+        f"import sys, jaxseg.train, jaxseg.predict; print([m for m in {LATE} if m in sys.modules])"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
 
