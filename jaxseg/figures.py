@@ -125,7 +125,12 @@ def patient_contours(
 
 
 def prediction_contours(
-    path: Path, title: str, image: np.ndarray, prediction: np.ndarray, aspect: float = 1.0
+    path: Path,
+    title: str,
+    image: np.ndarray,
+    prediction: np.ndarray,
+    focus: np.ndarray,
+    aspect: float = 1.0,
 ):
     """Draw the contours of a prediction on the slices it affects most, whole and enlarged.
 
@@ -134,9 +139,10 @@ def prediction_contours(
         title: above the figure, drawn as it stands.
         image: [D, H, W] one channel, any numeric type and range; NaN-free.
         prediction: [D, H, W] bool; empty: slices from all over the volume are shown.
+        focus: [D, H, W] bool, what is enlarged; empty: the head.
         aspect: height of a pixel, relative to its width.
     """
-    _contours(path, _plain(title), image, {"prediction": prediction}, prediction, aspect)
+    _contours(path, _plain(title), image, {"prediction": prediction}, focus, aspect)
 
 
 def _contours(path: Path, title: str, image: np.ndarray, masks, focus: np.ndarray, aspect=1.0):

@@ -157,7 +157,8 @@ def draw(path: Path, row: predictions.Row, volume: Volume, mask: np.ndarray, con
     channel = min(config.dataset.flair_channel, volume.image.shape[-1] - 1)
     aspect = volume.spacing_mm[1] / volume.spacing_mm[2] if volume.spacing_mm else 1.0
     title = f"{row.patient}\n{size}{side}"
-    figures.prediction_contours(path, title, volume.image[..., channel], mask, aspect)
+    focus = predictions.largest_component(mask)
+    figures.prediction_contours(path, title, volume.image[..., channel], mask, focus, aspect)
 
 
 def predict_scans(
@@ -223,7 +224,7 @@ def main(argv: Sequence[str]):
     output = Path(options.output).expanduser() if options.output else runs[0] / "predictions"
     how = {
         "runs": [str(run.absolute()) for run in runs],
-        "operating points": [point._asdict() for point in ensemble.points],
+        "operating_points": [point._asdict() for point in ensemble.points],
         **{name: options[name].value for name in _OPTIONS},
     }
     todo = scans

@@ -44,9 +44,15 @@ def measure(
     """
     voxels = int(mask.sum())
     volume_ml = voxels * float(np.prod(spacing_mm)) / 1000 if spacing_mm else None
-    largest = int(operating.lesions(mask)[1].max()) if voxels else 0
+    largest = int(largest_component(mask).sum())
     confidence = float(probability[mask].mean(dtype=np.float64)) if voxels else None
     return Row(patient, file, volume_ml, voxels, largest, confidence)
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """Return the largest connected component of a mask, [D, H, W] bool; empty when it is."""
+    components, sizes = operating.lesions(mask)
+    return components == 1 + np.argmax(sizes) if len(sizes) else mask
 
 
 def is_done(output: Path, patient: str, how: dict[str, Any]) -> bool:
@@ -62,8 +68,8 @@ def is_done(output: Path, patient: str, how: dict[str, Any]) -> bool:
     changed = [name for name in how if made.get(name) != how[name]]
     if changed:
         raise UserError(
-            f"{path.parent}: was predicted with another {changed[0]} ({made.get(changed[0])}, not "
-            f"{how[changed[0]]}); give another --output, or --overwrite"
+            f"{path.parent}: was predicted with {changed[0]} = {made.get(changed[0])}, now it is "
+            f"{how[changed[0]]}; give another --output, or --overwrite"
         )
     return True
 
@@ -101,6 +107,12 @@ def write_table(output: Path) -> Path:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(Row._fields)
     for record in records:
-        table.writerow(["" if record[name] is None else record[name] for name in Row._fields])
+        table.writerow([_cell(record[name]) for name in Row._fields])
     workdir.replace_text(output / TABLE, text.getvalue())
     return output / TABLE
+
+
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
