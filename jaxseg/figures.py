@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 TRUTH, PREDICTION = "#00E0A0", "#FF9500"  # the green and orange, brighter: they lie on dark images
+# Colour, and width on the whole head and enlarged: the truth broad below, the prediction narrow
+# above, so that both are seen where they agree.
+_LINES = {"truth": (TRUTH, (1.8, 2.6)), "prediction": (PREDICTION, (0.9, 1.4))}
 WIDTH_INCHES, DPI = 10, 110
 MAX_NAMES = 40  # patients named on the axis; above, the names would not be readable
 
@@ -115,24 +118,53 @@ def patient_contours(
         prediction: [D, H, W] bool.
         score: the patient's.
     """
-    either = truth | prediction
-    shown = _slices_to_show(either)
+    # Scattered false alarms would leave no zoom.
+    focus = truth if truth.any() else prediction
+    masks = {"truth": truth, "prediction": prediction}
+    _contours(path, _contour_title(patient, score), image, masks, focus)
+
+
+def prediction_contours(
+    path: Path,
+    title: str,
+    image: np.ndarray,
+    prediction: np.ndarray,
+    focus: np.ndarray,
+    aspect: float = 1.0,
+):
+    """Draw the contours of a prediction on the slices it affects most, whole and enlarged.
+
+    Args:
+        path: PNG to write.
+        title: above the figure, drawn as it stands.
+        image: [D, H, W] one channel, any numeric type and range; NaN-free.
+        prediction: [D, H, W] bool; empty: slices from all over the volume are shown.
+        focus: [D, H, W] bool, what is enlarged; empty: the head.
+        aspect: height of a pixel, relative to its width.
+    """
+    _contours(path, _plain(title), image, {"prediction": prediction}, focus, aspect)
+
+
+def _contours(path: Path, title: str, image: np.ndarray, masks, focus: np.ndarray, aspect=1.0):
+    """Draw masks by name, [D, H, W] bool, in two rows: the head, and the surroundings of focus."""
+    shown = _slices_to_show(np.logical_or.reduce(list(masks.values())))
     low, high = np.percentile(image, (1, 99))
+    limits = low, max(high, low + 1e-6)
     head = _box(image > low + 0.3 * (high - low), margin=4)
-    focus = truth if truth.any() else either  # scattered false alarms would leave no zoom
-    zoom = _square(_box(focus, margin=12) if focus.any() else head, truth.shape[1:])
+    zoom = _square(_box(focus, margin=12) if focus.any() else head, image.shape[1:])
     figure = new_figure(6.3)
     for column, z in enumerate(shown):
-        masks = truth[z], prediction[z]
-        for row, (box, widths) in enumerate(((head, (1.8, 0.9)), (zoom, (2.6, 1.4)))):
+        here = {name: mask[z] for name, mask in masks.items()}
+        for row, box in enumerate((head, zoom)):
             axes = figure.add_subplot(2, len(shown), 1 + row * len(shown) + column)
-            limits = low, max(high, low + 1e-6)
-            _draw_slice(axes, image[z], masks, box, limits, widths)
+            _draw_slice(axes, image[z], here, box, limits, enlarged=row)
+            axes.set_aspect(aspect)
             if row == 0:
                 axes.set_title(f"slice {z + 1} of {len(image)}", fontsize=10)
-    figure.suptitle(_contour_title(patient, score), fontsize=12)
-    axes.plot([], [], color=TRUTH, linewidth=4, label="truth")
-    axes.plot([], [], color=PREDICTION, linewidth=2, label="prediction")
+    figure.suptitle(title, fontsize=12)
+    for name in masks:
+        colour, widths = _LINES[name]
+        axes.plot([], [], color=colour, linewidth=2 * widths[0], label=name)
     handles = axes.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
@@ -214,11 +246,12 @@ def _square(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[int
     return tuple(out)
 
 
-def _draw_slice(axes: "Axes", image, masks, box, limits: tuple[float, float], widths):
+def _draw_slice(axes: "Axes", image, masks, box, limits: tuple[float, float], enlarged: int):
     top, bottom, left, right = box
     axes.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
-    for mask, colour, width in zip(masks, (TRUTH, PREDICTION), widths, strict=True):
-        if mask.any():  # truth broad below, prediction narrow above: both seen where they agree
+    for name, mask in masks.items():
+        colour, widths = _LINES[name]
+        if mask.any():
             # Padded, so that the contour of a mask at the image's edge is closed.
             axes.contour(
                 np.arange(-1, mask.shape[1] + 1),
@@ -226,7 +259,7 @@ def _draw_slice(axes: "Axes", image, masks, box, limits: tuple[float, float], wi
                 np.pad(mask, 1).astype(np.float32),
                 levels=[0.5],
                 colors=[colour],
-                linewidths=width,
+                linewidths=widths[enlarged],
             )
     axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5), xticks=[], yticks=[])
 

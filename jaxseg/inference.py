@@ -14,6 +14,7 @@ from jaxseg.config import Config
 from jaxseg.data import evaluation_batches, record_indices
 from jaxseg.datasets import Patient, Prepared
 from jaxseg.geometry import prepare_slice, record_matrix, to_native_grid
+from jaxseg.intensity import head_box, volume_statistics
 from jaxseg.sharding import make_mesh, replicated, split_batch, to_global
 from jaxseg.state import Weights
 from jaxseg.steps import jit_predict
@@ -99,6 +100,17 @@ def predict_volume(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarra
         padding = ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0))
         predicted.append(predict_batch(model, np.pad(images, padding)))  # returns at once
     return _native(records, np.concatenate(jax.device_get(predicted)), model.config)
+
+
+def make_records(image: np.ndarray) -> list[dict[str, Any]]:
+    """Return the records of a new scan, as those of a prepared copy, with empty masks.
+
+    Args:
+        image: [D, H, W, C] uint8, uint16 or float, finite: all slices of the patient.
+    """
+    stats, box = volume_statistics(image), head_box(image)
+    mask = np.zeros((*image.shape[1:3], 1), np.uint8)
+    return [{"image": x, "mask": mask, "stats": stats, "head_box": box} for x in image]
 
 
 def read_patient(prepared: Prepared, patient: Patient) -> list[dict]:

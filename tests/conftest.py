@@ -3,7 +3,11 @@
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
+
+# At the end: jaxseg itself is tested as it is installed.
+sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is not
 
 # Must be set before jax is imported. Level 1 compiles several times faster at the same step time.
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -20,6 +20,7 @@ LEVELS = (
         *("tensorboard", "datasets.decode", "datasets.index", "datasets.phantom"),
     ),
     (
+<<<<<<< HEAD
         *("", "baselines", "config_data", "distributed", "export_file", "geometry", "leakage"),
         *("locks", "native", "onnx_export", "portable_volume", "scorecard", "datasets.builder"),
         *("datasets.decoded", "datasets.files"),
@@ -42,6 +43,25 @@ LEVELS = (
     ("doctor", "export_compare", "threshold_baseline", "tuning"),
     ("evaluate", "export_about"),
     ("export", "train"),
+=======
+        *("native", "losses", "control", "optimizer", "geometry", "sharding", "settings"),
+        *("baselines", "scorecard", "leakage"),
+        *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
+        "volume",
+    ),
+    ("dicom_io", "image_io", "nifti_io"),
+    ("volume_io",),
+    ("augment", "layers", "figures", "report", "cli", "datasets.splits", "datasets.layouts"),
+    ("model",),
+    ("state", "datasets"),
+    ("steps", "checkpoint"),
+    ("data", "workdir", "dataset_facts", "step_time"),
+    ("operating",),
+    ("inference", "validation", "progress", "findings", "suggest"),
+    ("doctor_page", "cost"),
+    ("evaluate", "predictions", "tiles"),
+    ("predict", "train", "doctor"),
+>>>>>>> predict
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -53,6 +73,7 @@ HOMES = {
     "matplotlib": {"comparison_figure", "figures", "operating_figure"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
+<<<<<<< HEAD
     "absl.flags": {"cli", "compare", "doctor", "evaluate", "export", "train"},
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
@@ -61,18 +82,45 @@ HOMES = {
     "jax2onnx": {"onnx_convert"},
     "onnx": {"onnx_convert"},
     "onnxruntime": {"onnx_convert"},
+=======
+    "absl.flags": {
+        "cli",
+        "train",
+        "evaluate",
+        "predict",
+        "doctor",
+    },  # programs define flags of their own
+    "flax": {"layers", "model"},
+    "optax": {"optimizer", "steps"},
+    "cv2": {"intensity", "geometry", "augment", "datasets.decode", "image_io"},
+    "scipy": {"surface", "operating", "datasets.phantom"},
+    "nibabel": {"nifti_io"},
+    "pydicom": {"dicom_io"},
+    "highdicom": {"dicom_io"},
+>>>>>>> predict
 }
 
 # Loaded by the function that needs them: a second or two that no start should wait for.
-LATE = ("matplotlib", "scipy.ndimage", "tensorflow_datasets")
+LATE = (
+    *("matplotlib", "scipy.ndimage", "tensorflow_datasets"),
+    *("nibabel", "pydicom", "highdicom"),
+)
 
 # Reading, augmenting and reporting run on the host, the first in loader processes.
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
+<<<<<<< HEAD
     *("augment", "baselines", "calibration", "cli", "compare", "comparison_figure", "config"),
     *("config_data", "cpu_setup", "data", "dataset_facts", "doctor_page", "errors", "figures"),
     *("findings", "folds", "geometry", "intensity", "leakage", "locks", "operating"),
     *("operating_figure", "report", "scorecard", "scoretext", "signals", "suggest", "surface"),
     *("tensorboard", "workdir"),
+=======
+    *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
+    *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
+    *("signals", "tensorboard", "cpu_setup", "locks", "operating"),
+    *("leakage", "dataset_facts", "findings", "suggest", "doctor_page"),
+    *("volume", "volume_io", "dicom_io", "image_io", "nifti_io", "predictions"),
+>>>>>>> predict
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 
@@ -137,7 +185,9 @@ def test_heavy_library_stays_at_home(library):
 
 
 def test_programs_start_without_the_libraries_of_later():
-    code = f"import sys, jaxseg.train; print([m for m in {LATE} if m in sys.modules])"
+    code = (
+        f"import sys, jaxseg.train, jaxseg.predict; print([m for m in {LATE} if m in sys.modules])"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
 

@@ -39,6 +39,7 @@ from jaxseg.errors import UserError
 __all__ = [
     "Patient",
     "Prepared",
+    "channel_names",
     "find_slices",
     "fingerprint",
     "list_source",
@@ -82,6 +83,13 @@ def prepare(config: config_lib.Dataset, split: config_lib.Split | None = None) -
     if split is not None:
         split_patients(prepared.patients, split)
     return prepared
+
+
+def channel_names(config: config_lib.Dataset, num_channels: int) -> tuple[str, ...]:
+    """Return the names of the channels in order; those of a user's own slices are numbered."""
+    known = {"brain_phantom": lgg.CHANNELS, "lgg_mri": lgg.CHANNELS}
+    numbered = tuple(f"channel_{i + 1}" for i in range(num_channels))
+    return known.get(config.name, numbered)
 
 
 def _open(path: Path) -> Prepared | None:

@@ -19,7 +19,11 @@ from jaxseg.errors import UserError
 
 _MAX_LINES = 50
 MAX_PATIENT_BYTES = 4 << 30  # 500 slices of 1024 x 1024 of 4 channels of 16 bit
-_READ_ERRORS = (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile)
+# What reading and decoding a file may raise.
+READ_ERRORS = (
+    *(OSError, ValueError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def read_volumes(
@@ -128,7 +132,7 @@ def _read_slice(files: Files, s: Slice, problems: list[str]):
 def _read(files: Files, name: str, decode: Callable, problems: list[str]) -> np.ndarray | None:
     try:
         return decode(files.read(name))
-    except (*_READ_ERRORS, zlib.error) as error:
+    except READ_ERRORS as error:
         problems.append(f"{name}: {error}")
         return None
 

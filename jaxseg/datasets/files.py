@@ -66,7 +66,7 @@ def list_files(source: str | Path, roots: Iterable[str] = ()) -> Files:
         root = next((path / r for r in roots if (path / r).is_dir()), path)
         inside = Path(os.path.realpath(path))
         stamps = _folder_stamps(root, inside)
-        return Files(root, stamps, lambda name: _read_file(root / name, inside))
+        return Files(root, stamps, lambda name: read_file(root / name, inside))
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise UserError(
             f"{path}: neither a folder nor a complete zip file; if it is a download, repeat it"
@@ -125,7 +125,13 @@ def _stamp(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _read_file(file: Path, inside: Path) -> bytes:
+def read_file(file: Path, inside: Path) -> bytes:
+    """Return the bytes of a regular file of at most MAX_FILE_BYTES; ValueError for others.
+
+    Args:
+        file: to read.
+        inside: a folder without links, in which it must lie, wherever links lead.
+    """
     target = Path(os.path.realpath(file))
     if not target.is_relative_to(inside):
         raise ValueError(_leads_out(target, inside, "file"))

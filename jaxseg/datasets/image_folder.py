@@ -67,6 +67,33 @@ def _entries(names: list[str]) -> list[Entry]:
     return [_entry(name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
+def find_images(names: list[str], dataset: config.Dataset) -> dict[str, tuple[str, ...]]:
+    """Return the images of each patient in order of the slices, for prediction.
+
+    Masks are left out. Patients and slice numbers are told as by `find_slices`; where no
+    setting does, a patient is a folder, and "" is the source itself.
+
+    Args:
+        names: file names relative to the source.
+        dataset: settings patient_regex and every_image_is_a_patient.
+
+    Raises:
+        UserError: settings that contradict each other.
+    """
+    regex = _compile(dataset)
+    found = defaultdict(list)
+    for key, is_mask, name in _entries(names):
+        if is_mask:
+            continue
+        folders, stem = key
+        match = regex and regex.search(stem)
+        patient = match[1] if match and match[1] else "/".join(folders)
+        if dataset.every_image_is_a_patient:
+            patient = "/".join((*folders, stem))
+        found[patient].append((key, (name, "")))
+    return {p: tuple(s.image for s in sorted(_number(files))) for p, files in sorted(found.items())}
+
+
 def _compile(dataset: config.Dataset) -> re.Pattern | None:
     text = dataset.patient_regex
     if text is None:

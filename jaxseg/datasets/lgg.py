@@ -6,6 +6,7 @@ from collections import defaultdict
 from jaxseg.datasets.files import Entry, Slice, pair
 from jaxseg.errors import UserError
 
+CHANNELS = ("t1", "flair", "t1c")  # T1c: after contrast; FLAIR stands in where one is missing
 # The zip holds the set twice; the first of these that exists is read.
 ROOTS = ("kaggle_3m", "lgg-mri-segmentation/kaggle_3m")
 _NAME = re.compile(r"(TCGA_[^_/]+_[^_/]+)_(\d+)_(\d+)(_mask)?\.tiff?", re.IGNORECASE)

@@ -1,0 +1,184 @@
+"""A scan in memory: slices as radiologists see them, and the way back to the file's voxels.
+
+Volumes are shown as axial slices: slice 0 is the lowest, rows run from the front (anterior) to
+the back, columns from the patient's right to the left. Which axis of a file is which follows
+from its affine: of all assignments of the three voxel axes to (superior, posterior, left) the
+one that turns them least. So an oblique scan keeps its own voxels, and nothing is interpolated.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxseg.errors import UserError
+
+_SAME_MM = 1e-2  # grids whose corners lie closer than this are one
+_SQUARE = 1.1  # longest side of a pixel, relative to the other, that passes as a square
+
+
+class Order(NamedTuple):
+    """How the axes of a file become (slice, row, column)."""
+
+    axes: tuple[int, int, int]  # the file's axis of slices, rows, columns
+    flipped: tuple[bool, bool, bool]  # whether each then runs the other way
+
+
+class Volume(NamedTuple):
+    """One patient's scan; `write` puts results where its files have their voxels."""
+
+    image: np.ndarray  # [D, H, W, C] uint8, uint16 or float32, finite
+    spacing_mm: tuple[float, ...]  # (slice distance, row, column); () when unknown
+    affine: np.ndarray | None  # [4, 4] float64, (slice, row, column, 1) to RAS+ mm; None: images
+    warnings: tuple[str, ...]  # what the user should know, one line each
+    # Takes a path without suffix and [D, H, W], bool or float32 in 0..1, and writes them on the
+    # grid and in the format of the input.
+    write: Callable[[Path, np.ndarray], None]
+
+
+def axial_order(affine: np.ndarray) -> Order:
+    """Return the order that shows a volume as in the head of this file.
+
+    Args:
+        affine: [4, 4], the file's voxel indices to RAS+ mm; its axes are independent.
+    """
+    axis = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    wanted = np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]]) @ axis  # superior, posterior, left
+    axes = max(itertools.permutations(range(3)), key=lambda p: np.abs(wanted[range(3), p]).sum())
+    return Order(axes, tuple(bool(wanted[i, a] < 0) for i, a in enumerate(axes)))
+
+
+def to_axial(voxels: np.ndarray, order: Order) -> np.ndarray:
+    """Return [D, H, W, ...] of a file's voxels [X, Y, Z, ...]."""
+    turned = np.transpose(voxels, (*order.axes, *range(3, voxels.ndim)))
+    return np.ascontiguousarray(np.flip(turned, np.flatnonzero(order.flipped)))
+
+
+def from_axial(array: np.ndarray, order: Order) -> np.ndarray:
+    """Return a file's voxels [X, Y, Z] of [D, H, W]; the inverse of `to_axial`."""
+    return np.transpose(np.flip(array, np.flatnonzero(order.flipped)), np.argsort(order.axes))
+
+
+def axial_affine(affine: np.ndarray, shape: Sequence[int], order: Order) -> np.ndarray:
+    """Return the affine of (slice, row, column) from that of the file's voxels of this shape."""
+    change = np.zeros((4, 4))
+    change[3, 3] = 1
+    for i, (axis, flipped) in enumerate(zip(*order, strict=True)):
+        change[axis, i] = -1 if flipped else 1
+        change[axis, 3] = shape[axis] - 1 if flipped else 0
+    return affine @ change
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
+    """Return the distance in mm between neighbours along each axis of an affine."""
+    return tuple(float(x) for x in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def as_pixels(voxels: np.ndarray) -> np.ndarray:
+    """Return voxels as uint8, uint16 or float32; what is not finite becomes the least value.
+
+    Raises:
+        ValueError: complex numbers, or nothing finite.
+    """
+    if voxels.dtype in (np.uint8, np.uint16):
+        return voxels.astype(voxels.dtype.newbyteorder("="))
+    if voxels.dtype.kind not in "iufb":
+        raise ValueError(f"voxels of type {voxels.dtype}; save real numbers")
+    pixels = voxels.astype(np.float32)
+    finite = np.isfinite(pixels)
+    if not finite.all():
+        if not finite.any():
+            raise ValueError("no voxel is a finite number")
+        pixels[~finite] = pixels[finite].min()
+    return pixels
+
+
+def warn_of_shape(spacing_mm: tuple[float, ...]) -> list[str]:
+    """Return a line when the pixels of the axial slices are far from square, else none."""
+    row, column = spacing_mm[1:]
+    if max(row, column) <= _SQUARE * min(row, column):
+        return []
+    return [
+        f"axial slices have pixels of {row:.3g} x {column:.3g} mm: the network sees a squeezed "
+        "head; resample the scan first"
+    ]
+
+
+def join_channels(
+    found: Mapping[str, Volume], names: Sequence[str], fill: str | None = None
+) -> Volume:
+    """Return one volume of the channels that the model takes.
+
+    Args:
+        found: volumes of one channel by name; all on one grid.
+        names: the model's channels, in order.
+        fill: the channel that stands in for the missing ones, as FLAIR does in the LGG set;
+            None: nothing may be missing.
+
+    Returns:
+        The channels [D, H, W, C] in order of the names; geometry and `write` of the first one
+        found, or of `fill` where it is given.
+
+    Raises:
+        UserError: channels are missing, have other grids, or more than one channel themselves.
+    """
+    missing = [name for name in names if name not in found]
+    if missing and fill not in found:
+        raise UserError(f"lacks {', '.join(missing)}; the model takes {', '.join(names)}")
+    first = fill if fill in found else next(iter(found))
+    like = found[first]
+    for name, volume in found.items():
+        if volume.image.shape[-1] != 1:
+            raise UserError(f"{name} has {volume.image.shape[-1]} channels; give one per file")
+        if not _same_grid(volume, like):
+            raise UserError(
+                f"{name} and {first} lie on different voxels ({_grid(volume)}; {_grid(like)}): "
+                "register and resample them first"
+            )
+    image = np.concatenate([found.get(name, like).image for name in names], axis=-1)
+    warnings = dict.fromkeys(line for volume in found.values() for line in volume.warnings)
+    return like._replace(image=image, warnings=tuple(warnings))
+
+
+def with_channels(volume: Volume, names: Sequence[str], fill: str | None = None) -> Volume:
+    """Return a volume read from one file if its channels are the model's, else say what lacks.
+
+    Args:
+        volume: as read.
+        names: the model's channels, in order.
+        fill: a scan of a single channel is taken as this one, and it stands in for the others.
+
+    Raises:
+        UserError: another number of channels.
+    """
+    count = volume.image.shape[-1]
+    if count == len(names):
+        return volume
+    if count == 1 and fill is not None:
+        return join_channels({fill: volume}, names, fill)
+    has = "1 channel" if count == 1 else f"{count} channels"
+    raise UserError(
+        f"has {has}; the model takes {len(names)}: {', '.join(names)} (one file per channel: "
+        "--channels; a missing one: --fill)"
+    )
+
+
+def _same_grid(a: Volume, b: Volume) -> bool:
+    if a.image.shape[:3] != b.image.shape[:3] or (a.affine is None) != (b.affine is None):
+        return False
+    if a.affine is None:
+        return True
+    corners = np.array(
+        [(*c, 1) for c in itertools.product(*((0, n - 1) for n in a.image.shape[:3]))]
+    )
+    return np.abs((a.affine - b.affine) @ corners.T).max() < _SAME_MM
+
+
+def _grid(volume: Volume) -> str:
+    size = "x".join(str(n) for n in volume.image.shape[:3])
+    if volume.affine is None:
+        return f"{size} pixels"
+    first = ", ".join(f"{x:.4g}" for x in volume.affine[:3, 3])
+    return f"{size} voxels, the first at ({first}) mm"
