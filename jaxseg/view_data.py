@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg import intensity
+from jaxseg import figures, intensity
 
 KEPT_PATIENTS = 4  # in memory, each with its volumes
 _LARGEST = 65535  # of the numbers that intensities are sent as
@@ -159,7 +159,9 @@ def describe_gallery(gallery: Gallery, niivue: bool) -> dict[str, Any]:
     """Return what the page asks for first: the list of patients."""
     names = ("title", "notes", "volume_unit", "threshold", "channel")
     rows = [row._asdict() for row in gallery.rows]
-    return {n: getattr(gallery, n) for n in names} | {"patients": rows, "niivue": niivue}
+    colours = {"truth": figures.TRUTH, "prediction": figures.PREDICTION}
+    described = {name: getattr(gallery, name) for name in names}
+    return described | {"patients": rows, "niivue": niivue, "colours": colours}
 
 
 def describe_scan(scan: Scan) -> dict[str, Any]:

@@ -20,7 +20,8 @@ _TYPES = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
 }
-_FILES = ("viewer.js", "draw.js", "space.js", "viewer.css", "icon.svg")
+_SCRIPTS = ("viewer.js", "list.js", "planes.js", "layers.js", "draw.js", "space.js")
+_FILES = (*_SCRIPTS, "viewer.css", "icon.svg")
 _LAYER = "image-[0-9]|truth|prediction|probability"
 _DESCRIPTION = re.compile("patient/([0-9]{1,6})/(scan|prediction).json")
 _PLANE = re.compile(f"patient/([0-9]{{1,6}})/({_LAYER})/([012])/([0-9]{{1,6}})")

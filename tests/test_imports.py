@@ -31,15 +31,17 @@ LEVELS = (
     ("dicom_io", "image_io", "nifti_io"),
     ("volume_io",),
     ("augment", "layers", "figures", "report", "cli", "datasets.splits", "datasets.layouts"),
-    ("model",),
-    ("state", "datasets"),
+    ("model", "view_data"),
+    ("state", "datasets", "view_server"),
     ("steps", "checkpoint"),
     ("data", "workdir", "dataset_facts", "step_time"),
     ("operating",),
     ("inference", "validation", "progress", "findings", "suggest"),
     ("doctor_page", "cost"),
     ("evaluate", "predictions", "tiles"),
-    ("predict", "train", "doctor"),
+    ("predict", "train", "doctor", "view_run"),
+    ("view_predictions",),
+    ("view",),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -57,6 +59,7 @@ HOMES = {
         "evaluate",
         "predict",
         "doctor",
+        "view",
     },  # programs define flags of their own
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
@@ -77,7 +80,7 @@ LATE = (
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
     *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
     *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *("signals", "tensorboard", "cpu_setup", "locks", "operating"),
+    *("signals", "tensorboard", "cpu_setup", "locks", "operating", "view_data", "view_server"),
     *("leakage", "dataset_facts", "findings", "suggest", "doctor_page"),
     *("volume", "volume_io", "dicom_io", "image_io", "nifti_io", "predictions"),
 }
