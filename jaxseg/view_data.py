@@ -92,7 +92,7 @@ def cut(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
     Raises:
         IndexError: there is no such plane.
     """
-    return (volume[index], volume[::-1].take(index, 1), volume[::-1].take(index, 2))[axis]
+    return volume[index] if axis == 0 else volume[::-1].take(index, axis)
 
 
 def make_scan(

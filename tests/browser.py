@@ -28,6 +28,8 @@ class Page:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        size = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def call(self, method: str, **params) -> dict[str, Any]:
         """Send a command and return its result."""
@@ -62,6 +64,12 @@ class Page:
                 self.requests.append(params["request"]["url"])
         return event
 
+    def open(self, url: str):
+        """Go to an address; returns when the new page is there."""
+        self.run("window.left = true")
+        self.call("Page.navigate", url=url)
+        self.wait("!window.left && document.readyState === 'complete'")
+
     def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression, awaited."""
         result = self.call(
@@ -95,7 +103,7 @@ class Page:
 
 @contextlib.contextmanager
 def open_browser(profile: Path, *options: str) -> Iterator[Page]:
-    """Start Chromium with a window of 1280 x 800 and yield its page.
+    """Start Chromium and yield a page of 1280 x 800 pixels.
 
     Args:
         profile: an empty folder.
@@ -104,7 +112,7 @@ def open_browser(profile: Path, *options: str) -> Iterator[Page]:
     ours, theirs = os.pipe(), os.pipe()
     pipes = f'exec "$@" 3</dev/fd/{ours[0]} 4>/dev/fd/{theirs[1]}'  # where Chromium expects them
     arguments = ["--headless=new", "--no-sandbox", "--remote-debugging-pipe", "--no-first-run"]
-    arguments += ["--disable-dev-shm-usage", "--window-size=1280,800", f"--user-data-dir={profile}"]
+    arguments += ["--disable-dev-shm-usage", f"--user-data-dir={profile}"]
     process = subprocess.Popen(
         ["sh", "-c", pipes, "sh", PROGRAM, *arguments, *options],
         pass_fds=(ours[0], theirs[1]),

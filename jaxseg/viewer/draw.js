@@ -70,7 +70,7 @@ export function drawPlane(canvas, plane, opacity) {
       const share = values[i] / most;
       if (!share) return;
       pixels.set(colour ?? heat(share), 4 * i);
-      pixels[4 * i + 3] = 255 * opacity * (colour ? 1 : Math.min(1, .3 + share));
+      pixels[4 * i + 3] = 255 * opacity * (colour ? 1 : Math.min(1, .1 + 1.5 * share));
     });
   for (const {edges, colour, thickness} of plane.contours) {
     context.beginPath();

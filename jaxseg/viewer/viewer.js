@@ -332,6 +332,10 @@ function drawLegend() {
   const image = context.createImageData(256, 1);
   for (let i = 0; i < 256; i++) image.data.set([...heat(i / 255), 255], 4 * i);
   context.putImageData(image, 0, 0);
+  const mark = document.querySelector("#legend i");
+  mark.hidden = gallery.threshold === null;
+  mark.style.left = `${100 * gallery.threshold}%`;
+  mark.title = `predicted from ${gallery.threshold} on`;
 }
 
 function connect() {
