@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg import checkpoint, workdir
+from jaxseg import checkpoint, operating, workdir
 from jaxseg.config import Config
 from jaxseg.datasets import Patient
 from jaxseg.errors import UserError
 from jaxseg.evaluate import choose_patients
-from jaxseg.inference import predict_patients, read_patient
-from jaxseg.sharding import make_mesh, split_batch
-from jaxseg.steps import jit_predict
+from jaxseg.inference import make_model, predict_volume, read_patient
+from jaxseg.operating import OperatingPoint
 from jaxseg.view_data import Gallery, Prediction, Row, Scan, make_prediction, make_scan, remember
 
 
@@ -36,8 +35,8 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
         raise UserError(f"the {split} split of this run has no patients")
     workdir.check_channels(run, prepared.num_channels)
     step, weights = checkpoint.load_best(run, config, prepared.num_channels)
-    mesh = make_mesh()
-    compiled = jit_predict(config, split_batch(mesh))
+    point = operating.read(run, config)
+    model = make_model(config, weights, point.temperature)
     spacing_mm = config.dataset.spacing_mm
 
     def scan(number: int) -> Scan:
@@ -47,19 +46,17 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
         return make_scan(image, truth, spacing_mm)
 
     def predict(number: int) -> Prediction:
-        chosen = [patients[number]]
-        (case,) = predict_patients(compiled, weights, prepared, chosen, config, mesh)
-        probability = case.probability[..., 0]
-        return make_prediction(probability >= config.evaluation.threshold, probability)
+        probability = predict_volume(model, read_patient(prepared, patients[number]))[..., 0]
+        return make_prediction(operating.segment(probability, point, spacing_mm), probability)
 
     folder = run / "evaluation" / ("external" if source else split)
     scores = read_scores(folder / "patients.csv")
     return Gallery(
         title=f"{run.absolute().name}, {source or split}",
-        notes=tuple(_notes(folder, step, source, split, len(scores))),
+        notes=tuple(_notes(folder, step, point, source, split)),
         volume_unit="ml" if spacing_mm else "voxels",
         rows=tuple(_row(p, scores.get(p.id), config) for p in patients),
-        threshold=config.evaluation.threshold,
+        threshold=point.threshold,
         channel=min(config.dataset.flair_channel, prepared.num_channels - 1),
         scan=remember(scan),
         predict=remember(predict),
@@ -77,15 +74,18 @@ def read_scores(path: Path) -> dict[str, dict[str, str]]:
         raise UserError(f"{path}: not readable as a table of patients ({error})") from error
 
 
-def _notes(folder: Path, step: int, source: str | None, split: str, num_scores: int) -> list[str]:
+def _notes(
+    folder: Path, step: int, point: OperatingPoint, source: str | None, split: str
+) -> list[str]:
     """Return what has to be known before the pictures are believed."""
     notes = [f"Predictions of the best weights, step {step}."]
-    if not num_scores:
+    if not (folder / "scores.json").is_file():
         notes.append("Not scored yet: run python -m jaxseg.evaluate.")
     else:
-        about = workdir.read_json(folder / "scores.json")["about"]
-        if about.get("step") != step:
-            notes.append(f"The scores are of step {about.get('step')}: run jaxseg.evaluate again.")
+        scores = workdir.read_json(folder / "scores.json")
+        scored, about = scores.get("operating_point"), scores.get("about", {})
+        if about.get("step") != step or scored not in (None, point._asdict()):
+            notes.append("The scores are of another state of the run: run jaxseg.evaluate again.")
         if source and about.get("source") != source:
             notes.append(f"The scores are of another source, {about.get('source')}.")
     if not source and split in ("train", "validation"):

@@ -41,11 +41,10 @@ def make_gallery(**changes) -> Gallery:
             raise TrainingFailed("the scan cannot be read")
         return make_prediction(mask, probability)
 
-    facts = (("Dice", "0.600"), ("IoU", "0.429"))
     rows = (
-        Row("p10", 0.6, 24, facts),
-        Row("p9 <b>", 0.3, 240, facts),
-        Row("p8", None, 2, ()),
+        Row("p10", 0.6, 24, (("Dice", "0.600"), ("IoU", "0.429"))),
+        Row("p9 <b>", 0.3, 240, (("Dice", "0.300"), ("IoU", "0.176"))),
+        Row("p8", None, 2),
     )
     gallery = Gallery(
         title="a run, test",

@@ -24,7 +24,8 @@ PLANE = """(async () => {
   return (%s);
 })()"""
 PIXEL = """(() => {
-  const x = at.x + (%d + .5) * at.width / shape.width, y = at.y + (%d + .5) * at.height / shape.height;
+  const x = at.x + (%d + .5) * at.width / shape.width;
+  const y = at.y + (%d + .5) * at.height / shape.height;
   const context = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
   context.drawImage(canvas, -Math.floor(x), -Math.floor(y));
   return [...context.getImageData(0, 0, 1, 1).data];
@@ -91,7 +92,7 @@ def test_the_list_opens_with_the_worst_patient_and_can_be_sorted(page, picture):
     names = "[...document.querySelectorAll('#rows td:first-child')].map(td => td.textContent)"
     assert page.run(names) == ["p9 <b>", "p10", "p8"]  # Dice 0.3, 0.6, none
     assert text(page, "#patient") == "p9 <b>"
-    assert text(page, "#facts") == "Dice0.600IoU0.429"
+    assert text(page, "#facts") == "Dice0.300IoU0.176"
     assert text(page, "#title") == "a run, test"
     page.run("document.querySelector('[data-sort=patient]').click()")
     assert page.run(names) == ["p8", "p9 <b>", "p10"]  # as numbers
