@@ -441,7 +441,7 @@ def test_wrong_arguments_are_one_line(tmp_path):
             "--source takes all its patients; leave --split out",
         ),
         ("--workdir x --niivue no.js", "--niivue no.js: no such script; see --help"),
-        ("--workdir x --port 70000", "flag --port=70000: port to serve on"),
+        ("--workdir x --port 70000", "flag --port=70000: 70000 is not an integer in the range"),
         ("--workdir x --split other", "flag --split=other"),
         ("--wokdir x", "Unknown command line flag 'wokdir'"),
     ]
