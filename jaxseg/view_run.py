@@ -50,7 +50,7 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
         return make_prediction(operating.segment(probability, point, spacing_mm), probability)
 
     folder = run / "evaluation" / ("external" if source else split)
-    scores = read_scores(folder / "patients.csv")
+    scores = read_table(folder / "patients.csv")
     return Gallery(
         title=f"{run.absolute().name}, {source or split}",
         notes=tuple(_notes(folder, step, point, source, split)),
@@ -63,8 +63,8 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
     )
 
 
-def read_scores(path: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of a patients.csv by patient; none when there is no such file."""
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a table by its column `patient`; none when there is no such file."""
     if not path.is_file():
         return {}
     try:

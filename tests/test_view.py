@@ -27,7 +27,7 @@ from jaxseg.errors import UserError
 from jaxseg.inference import load_model, predict_patients
 from jaxseg.sharding import make_mesh
 from jaxseg.state import new_state
-from jaxseg.view_run import open_run, read_scores
+from jaxseg.view_run import open_run, read_table
 
 PAGE = Path(view_server.__file__).parent / "viewer"
 
@@ -361,7 +361,7 @@ def run(tmp_path_factory):
 def test_a_run_is_shown_as_it_was_scored(run):
     gallery = open_run(run, "test", None)
     (row,), scan, prediction = gallery.rows, gallery.scan(0), gallery.predict(0)
-    (score,) = read_scores(run / "evaluation/test/patients.csv").values()
+    (score,) = read_table(run / "evaluation/test/patients.csv").values()
     assert row.patient == score["patient"] == "phantom_005"
     assert 0 < prediction.mask.sum() == int(score["predicted_voxels"])
     assert scan.truth.sum() == int(score["truth_voxels"])
@@ -443,6 +443,9 @@ def test_wrong_arguments_are_one_line(tmp_path):
         ("--workdir x --niivue no.js", "--niivue no.js: no such script; see --help"),
         ("--workdir x --port 70000", "flag --port=70000: 70000 is not an integer in the range"),
         ("--workdir x --split other", "flag --split=other"),
+        ("--workdir x a.nii --split all", "--split and --source are for the training data"),
+        ("--workdir x --predictions y", "which scans? Give the INPUT of predict too"),
+        ("--workdir nowhere a.nii", "--workdir nowhere: no run here (no config.json)"),
         ("--wokdir x", "Unknown command line flag 'wokdir'"),
     ]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
