@@ -96,11 +96,11 @@ def read_result(path: Path) -> np.ndarray | None:
 
 
 def _row(row: Mapping[str, str], in_ml: bool) -> Row:
-    facts = [("predicted", f"{int(row['voxels']):,} voxels")]
+    facts = [("predicted voxels", f"{int(row['voxels']):,}")]
     if row["volume_ml"]:
         facts.insert(0, ("volume", f"{float(row['volume_ml']):.1f} ml"))
     if row["mean_confidence"]:
-        facts.append(("largest part", f"{int(row['largest_component_voxels']):,} voxels"))
+        facts.append(("largest component", f"{int(row['largest_component_voxels']):,}"))
         facts.append(("mean confidence", f"{float(row['mean_confidence']):.3f}"))
     volume = float(row["volume_ml" if in_ml else "voxels"])
     return Row(row["patient"], None, volume, tuple(facts))

@@ -87,7 +87,7 @@ def test_a_prediction_comes_back_as_it_was_written(kind, run, tmp_path):
     assert gallery.volume_unit == ("voxels" if kind == "png" else "ml")
     size = mask.sum() if kind == "png" else mask.sum() * np.prod(volume.spacing_mm) / 1000
     assert shown.volume == pytest.approx(size)
-    assert dict(shown.facts)["predicted"] == f"{mask.sum()} voxels"
+    assert dict(shown.facts)["predicted voxels"] == str(mask.sum())
     assert gallery.channel == 1
 
 
@@ -108,7 +108,7 @@ def test_without_probabilities_and_with_scans_not_predicted(run, tmp_path):
     assert gallery.notes[1] == "1 of 2 scans are not predicted."
     prediction = gallery.predict(0)
     assert not prediction.mask.any() and prediction.probability is None
-    assert gallery.rows[0].facts == (("predicted", "0 voxels"),)
+    assert gallery.rows[0].facts == (("predicted voxels", "0"),)
     (tmp_path / "scans/a/slice_10.png").unlink()
     fresh = open_predictions(run, [tmp_path / "scans"], output, None, "flair")
     with pytest.raises(UserError, match=r"mask of \(11, 7, 6\) voxels, scan of \(10, 7, 6\)"):

@@ -6,7 +6,8 @@ let shown = null;  // the one NiiVue of the page
 
 async function start(canvas, colours) {
   const module = await import("./niivue.js");
-  const {Niivue} = module.Niivue ? module : globalThis.niivue;  // a module or a plain script
+  const Niivue = module.Niivue ?? globalThis.niivue?.Niivue;  // a module or a plain script
+  if (!Niivue) throw new Error("no NiiVue in the file of --niivue; give dist/niivue.umd.js");
   const niivue = new Niivue({backColor: [0, 0, 0, 1], show3Dcrosshair: false, logLevel: "error"});
   await niivue.attachToCanvas(canvas);
   for (const [name, colour] of Object.entries(colours)) {
