@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 import urllib.request
 from pathlib import Path
@@ -286,6 +287,7 @@ def test_volumes_of_few_patients_are_kept_and_made_once():
 
     def make(patient):
         calls.append(patient)
+        time.sleep(0.02)  # the others ask meanwhile
         return [patient]
 
     kept = view_data.remember(make)
