@@ -70,6 +70,29 @@ def read_series(paths: Sequence[Path]) -> Volume:
     return Volume(to_axial(voxels, order), spacing_mm, axial, tuple(warnings), write)
 
 
+def read_segmentation(path: Path) -> np.ndarray:
+    """Return the segment of a DICOM-SEG that `read_series` wrote, [D, H, W] float32 in 0..1.
+
+    Raises:
+        UserError: highdicom is missing; it cannot be read, or its slices are not evenly spaced.
+    """
+    highdicom = _highdicom()
+    try:
+        volume = highdicom.seg.segread(path).get_volume(dtype=np.float32)
+    except _PIXEL_ERRORS as error:
+        raise UserError(f"{path}: cannot be read as DICOM-SEG ({_one_line(error)})") from error
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine  # DICOM counts left and backwards
+    return to_axial(volume.array[..., 0], axial_order(affine))
+
+
+def _highdicom() -> Any:
+    try:
+        import highdicom
+    except ImportError as error:
+        raise UserError("DICOM-SEG needs highdicom: pip install 'jaxseg[dicom]'") from error
+    return highdicom
+
+
 def _pydicom() -> Any:
     try:
         import pydicom
@@ -214,11 +237,9 @@ def _read_pixels(paths: Sequence[Path]) -> np.ndarray:
 
 def _write(headers: Sequence[Any], values: np.ndarray, path: Path):
     """Write [D, H, W], one frame for each image of the series, also where it is empty."""
-    try:
-        import highdicom
-        from pydicom.sr.codedict import codes
-    except ImportError as error:
-        raise UserError("DICOM-SEG needs highdicom: pip install 'jaxseg[dicom]'") from error
+    highdicom = _highdicom()
+    from pydicom.sr.codedict import codes
+
     version = importlib.metadata.version("jaxseg")
     segment = highdicom.seg.SegmentDescription(
         segment_number=1,

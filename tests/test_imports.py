@@ -20,48 +20,31 @@ LEVELS = (
         *("tensorboard", "datasets.decode", "datasets.index", "datasets.phantom"),
     ),
     (
-<<<<<<< HEAD
         *("", "baselines", "config_data", "distributed", "export_file", "geometry", "leakage"),
-        *("locks", "native", "onnx_export", "portable_volume", "scorecard", "datasets.builder"),
-        *("datasets.decoded", "datasets.files"),
+        *("locks", "native", "onnx_export", "portable_volume", "scorecard", "volume"),
+        *("datasets.builder", "datasets.decoded", "datasets.files"),
     ),
     (
         *("config", "figures", "layers", "report", "datasets.checks", "datasets.lgg"),
         *("datasets.prepared",),
     ),
     (
-        *("augment", "comparison_figure", "control", "losses", "model", "operating_figure"),
-        *("optimizer", "settings", "sharding", "datasets.image_folder", "datasets.splits"),
+        *("augment", "comparison_figure", "control", "dicom_io", "image_io", "losses", "model"),
+        *("nifti_io", "operating_figure", "optimizer", "settings", "sharding", "view_data"),
+        *("datasets.image_folder", "datasets.splits"),
     ),
-    ("cli", "datasets", "state", "datasets.layouts"),
+    ("cli", "datasets", "state", "view_server", "volume_io", "datasets.layouts"),
     ("checkpoint", "data", "dataset_facts", "steps", "workdir"),
     (
         *("compare", "findings", "folds", "onnx_convert", "operating", "progress", "step_time"),
         *("suggest", "validation"),
     ),
-    ("cost", "doctor_page", "inference"),
-    ("doctor", "export_compare", "threshold_baseline", "tuning"),
+    ("cost", "doctor_page", "inference", "predictions"),
+    ("doctor", "export_compare", "threshold_baseline", "tiles", "tuning"),
     ("evaluate", "export_about"),
-    ("export", "train"),
-=======
-        *("native", "losses", "control", "optimizer", "geometry", "sharding", "settings"),
-        *("baselines", "scorecard", "leakage"),
-        *("datasets.builder", "datasets.checks", "datasets.image_folder", "datasets.lgg"),
-        "volume",
-    ),
-    ("dicom_io", "image_io", "nifti_io"),
-    ("volume_io",),
-    ("augment", "layers", "figures", "report", "cli", "datasets.splits", "datasets.layouts"),
-    ("model",),
-    ("state", "datasets"),
-    ("steps", "checkpoint"),
-    ("data", "workdir", "dataset_facts", "step_time"),
-    ("operating",),
-    ("inference", "validation", "progress", "findings", "suggest"),
-    ("doctor_page", "cost"),
-    ("evaluate", "predictions", "tiles"),
-    ("predict", "train", "doctor"),
->>>>>>> predict
+    ("export", "predict", "train", "view_run"),
+    ("view_predictions",),
+    ("view",),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -73,54 +56,30 @@ HOMES = {
     "matplotlib": {"comparison_figure", "figures", "operating_figure"},
     "ml_collections": {"cli"},
     "tensorboardX": {"tensorboard"},
-<<<<<<< HEAD
-    "absl.flags": {"cli", "compare", "doctor", "evaluate", "export", "train"},
+    "absl.flags": {"cli", "compare", "doctor", "evaluate", "export", "predict", "train", "view"},
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
-    "cv2": {"augment", "datasets.decode", "geometry", "intensity"},
+    "cv2": {"augment", "datasets.decode", "geometry", "image_io", "intensity"},
     "scipy": {"calibration", "datasets.phantom", "operating", "surface", "tuning"},
     "jax2onnx": {"onnx_convert"},
     "onnx": {"onnx_convert"},
     "onnxruntime": {"onnx_convert"},
-=======
-    "absl.flags": {
-        "cli",
-        "train",
-        "evaluate",
-        "predict",
-        "doctor",
-    },  # programs define flags of their own
-    "flax": {"layers", "model"},
-    "optax": {"optimizer", "steps"},
-    "cv2": {"intensity", "geometry", "augment", "datasets.decode", "image_io"},
-    "scipy": {"surface", "operating", "datasets.phantom"},
     "nibabel": {"nifti_io"},
     "pydicom": {"dicom_io"},
     "highdicom": {"dicom_io"},
->>>>>>> predict
 }
 
 # Loaded by the function that needs them: a second or two that no start should wait for.
-LATE = (
-    *("matplotlib", "scipy.ndimage", "tensorflow_datasets"),
-    *("nibabel", "pydicom", "highdicom"),
-)
+LATE = ("matplotlib", "scipy.ndimage", "tensorflow_datasets", "nibabel", "pydicom", "highdicom")
 
 # Reading, augmenting and reporting run on the host, the first in loader processes.
 HOST = {m for m in LEVEL if m == "datasets" or m.startswith("datasets.")} | {
-<<<<<<< HEAD
     *("augment", "baselines", "calibration", "cli", "compare", "comparison_figure", "config"),
-    *("config_data", "cpu_setup", "data", "dataset_facts", "doctor_page", "errors", "figures"),
-    *("findings", "folds", "geometry", "intensity", "leakage", "locks", "operating"),
-    *("operating_figure", "report", "scorecard", "scoretext", "signals", "suggest", "surface"),
-    *("tensorboard", "workdir"),
-=======
-    *("errors", "config", "config_data", "intensity", "geometry", "augment", "surface", "data"),
-    *("scorecard", "scoretext", "baselines", "figures", "report", "cli", "workdir"),
-    *("signals", "tensorboard", "cpu_setup", "locks", "operating"),
-    *("leakage", "dataset_facts", "findings", "suggest", "doctor_page"),
-    *("volume", "volume_io", "dicom_io", "image_io", "nifti_io", "predictions"),
->>>>>>> predict
+    *("config_data", "cpu_setup", "data", "dataset_facts", "dicom_io", "doctor_page", "errors"),
+    *("figures", "findings", "folds", "geometry", "image_io", "intensity", "leakage", "locks"),
+    *("nifti_io", "operating", "operating_figure", "predictions", "report", "scorecard"),
+    *("scoretext", "signals", "suggest", "surface", "tensorboard", "view_data", "view_server"),
+    *("volume", "volume_io", "workdir"),
 }
 LOADER = ("data", "augment", "geometry", "intensity", "datasets")
 
@@ -185,9 +144,7 @@ def test_heavy_library_stays_at_home(library):
 
 
 def test_programs_start_without_the_libraries_of_later():
-    code = (
-        f"import sys, jaxseg.train, jaxseg.predict; print([m for m in {LATE} if m in sys.modules])"
-    )
+    code = f"import sys, jaxseg.train; print([m for m in {LATE} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
 

@@ -1,0 +1,106 @@
+"""Look at scans and predictions: python -m jaxseg.view --workdir DIR [INPUT...].
+
+Serves a page to this machine only and opens it in the browser: the patients with their scores,
+slice by slice, truth and prediction as contours or areas, the map of probabilities; volumes
+of known voxel size in three planes. The key ? lists what the keys do. Ctrl-C ends.
+
+Without INPUT, the patients of the training data, predicted when they are chosen:
+
+  --workdir DIR      folder of the training run (required)
+  --split NAME       train, validation, test (default) or all
+  --source PATH      another folder or zip of the same layout: all its patients
+
+With INPUT, scans that python -m jaxseg.predict has predicted, and what it wrote:
+
+  INPUT...           as given to predict; also --channels LIST and --fill CHANNEL
+  --predictions DIR  the folder that predict wrote; default WORKDIR/predictions
+
+  --port N           default: any that is free
+  --no-browser       only print the address
+  --niivue FILE      your copy of NiiVue, for 3D rendering: npm pack @niivue/niivue brings it as
+                     package/dist/niivue.umd.js
+
+The address holds a secret: who has it, and an account on this machine, sees the scans. On
+another machine than yours, choose a port and forward it: ssh -L N:127.0.0.1:N MACHINE.
+
+Exit code 2 with one line on what to mend; Ctrl-C ends with 130.
+"""
+
+import os
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from jaxseg import cli
+from jaxseg.compile_cache import keep_compiled_programs
+from jaxseg.errors import UserError
+from jaxseg.view_data import Gallery
+from jaxseg.view_predictions import open_predictions
+from jaxseg.view_run import open_run
+from jaxseg.view_server import address, make_server
+
+
+def main(argv: Sequence[str]):
+    """Run the program; see the top of the file."""
+    flags.DEFINE_string("workdir", None, "folder of the training run")
+    flags.DEFINE_enum("split", "test", ["train", "validation", "test", "all"], "patients to show")
+    flags.DEFINE_string("source", None, "another folder or zip of the same layout")
+    flags.DEFINE_integer("port", 0, "port to serve on; 0: any that is free", 0, 65535)
+    flags.DEFINE_bool("no-browser", False, "only print the address")
+    flags.DEFINE_string("niivue", None, "copy of NiiVue for 3D rendering")
+    flags.DEFINE_string("predictions", None, "folder that predict wrote")
+    flags.DEFINE_string("channels", None, "one file or folder per channel")
+    flags.DEFINE_string("fill", None, "channel that stands in for missing ones")
+    inputs = [Path(path).expanduser() for path in cli.parse_arguments(argv, __doc__)]
+    options = flags.FLAGS
+    niivue = niivue_copy(options.niivue)
+    gallery = open_gallery(inputs)
+    with make_server(gallery, options.port, niivue) as server:
+        count = len(gallery.rows)
+        print(f"{count} patient{'s' * (count != 1)} at {address(server)}", flush=True)
+        print("Ctrl-C ends", flush=True)
+        if not options["no-browser"].value and _has_screen():
+            webbrowser.open(address(server))
+        server.serve_forever()
+
+
+def open_gallery(inputs: Sequence[Path]) -> Gallery:
+    """Return what the flags and arguments ask for; UserError when they contradict each other."""
+    options = flags.FLAGS
+    if options.workdir is None:
+        raise UserError("what shall be shown? Give --workdir DIR (see --help)")
+    run = Path(options.workdir).expanduser()
+    of_run = options["split"].present or options.source is not None
+    of_inputs = any((options.predictions, options.channels, options.fill))
+    if inputs and of_run:
+        raise UserError("--split and --source are for the training data; leave out the INPUT")
+    if of_inputs and not inputs:
+        raise UserError("which scans? Give the INPUT of predict too (see --help)")
+    if options.source is not None and options["split"].present:
+        raise UserError("--source takes all its patients; leave --split out")
+    keep_compiled_programs()
+    if not inputs:
+        return open_run(run, options.split, options.source)
+    folder = Path(options.predictions or run / "predictions").expanduser()
+    return open_predictions(run, inputs, folder, options.channels, options.fill)
+
+
+def niivue_copy(path: str | None) -> Path | None:
+    """Return the path of the user's NiiVue; UserError when it is no script."""
+    niivue = Path(path).expanduser() if path else None
+    if niivue and not (niivue.suffix == ".js" and niivue.is_file()):
+        raise UserError(f"--niivue {niivue}: no such script; see --help for where it comes from")
+    return niivue
+
+
+def _has_screen() -> bool:
+    """Return whether a window can open; else webbrowser would start one in this terminal."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(s) for s in screens)
+
+
+if __name__ == "__main__":
+    cli.run(main)
