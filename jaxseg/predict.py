@@ -15,7 +15,7 @@ the phantom.
                    one channel is taken as this one
   --tta            average with the prediction of the mirrored slices; twice the time
   --tile           tiles of the training size at the scan's own resolution, overlapping by half,
-                   instead of slices resized as in training
+                   instead of slices resized as in training; for runs that did not resize much
   --probabilities  write the calibrated probabilities too
   --overwrite      predict anew what is done already
 
@@ -50,12 +50,14 @@ from jaxseg.config import Config
 from jaxseg.datasets import channel_names
 from jaxseg.errors import UserError
 from jaxseg.evaluate import make_folder
+from jaxseg.geometry import record_matrix
 from jaxseg.inference import Model, load_model, make_records, predict_volume
 from jaxseg.operating import OperatingPoint
 from jaxseg.tiles import predict_tiles
 from jaxseg.volume import Volume
 from jaxseg.volume_io import Scan, find_by_channel, find_scans, parse_patterns
 
+_LARGEST_SCALE = 1.3  # of a tile's pixels to the training's
 # Predictions made with others are not taken for done.
 _OPTIONS = ("channels", "fill", "tta", "tile", "probabilities")
 
@@ -101,20 +103,31 @@ def read_ensemble(runs: Sequence[Path]) -> Ensemble:
     return Ensemble(tuple(runs), configs, channels[0], tuple(points))
 
 
-def predict_probability(models: Sequence[Model], image: np.ndarray, tile: bool) -> np.ndarray:
+def predict_probability(
+    models: Sequence[Model], records: Sequence[dict[str, Any]], tile: bool
+) -> np.ndarray:
     """Return the mean probability of the models, float32 [D, H, W] in 0..1, calibrated.
 
     Args:
         models: at least one.
-        image: [D, H, W, C] as read.
+        records: of the slices, from `inference.make_records`.
         tile: at the scan's own resolution, see `tiles`; else resized as in training.
     """
-    records = make_records(image)
     predict = predict_tiles if tile else predict_volume
-    total = np.zeros(image.shape[:3], np.float32)
-    for model in models:
-        total += predict(model, records)[..., 0]
-    return total / np.float32(len(models))
+    return sum(predict(model, records)[..., 0] for model in models) / np.float32(len(models))
+
+
+def tile_warnings(models: Sequence[Model], record: dict[str, Any]) -> list[str]:
+    """Return a line when a model would have seen this scan much larger or smaller in training."""
+    inputs = [model.config.input for model in models]
+    scales = [record_matrix(record, i.image_size, i.crop_to_head)[0, 0] for i in inputs]
+    worst = max(scales, key=lambda scale: abs(np.log(scale)))
+    if 1 / _LARGEST_SCALE <= worst <= _LARGEST_SCALE:
+        return []
+    return [
+        f"--tile shows the network {worst:.2g} times the pixels per length that training showed "
+        "it; without --tile the scan is resized"
+    ]
 
 
 def predict_scan(
@@ -133,9 +146,11 @@ def predict_scan(
         UserError: the scan cannot be read, or the result cannot be written.
     """
     volume = scan.read()
-    for warning in volume.warnings:
+    records = make_records(volume.image)
+    warnings = tile_warnings(models, records[0]) if how["tile"] else []
+    for warning in (*volume.warnings, *warnings):
         tqdm.write(f"warning: {scan.patient}: {warning}", file=sys.stderr)
-    probability = predict_probability(models, volume.image, how["tile"])
+    probability = predict_probability(models, records, how["tile"])
     mask = operating.segment(probability, ensemble.point(), volume.spacing_mm)
     row = predictions.measure(scan.patient, str(scan.path), mask, probability, volume.spacing_mm)
 
@@ -231,16 +246,20 @@ def main(argv: Sequence[str]):
     if not options.overwrite:
         todo = [s for s in scans if not predictions.is_done(output, s.patient, how)]
     if len(todo) < len(scans):
-        print(f"{len(scans) - len(todo)} of {len(scans)} patients are done already")
+        print(f"already done: {len(scans) - len(todo)} of {_patients(len(scans))}")
     problems = []
     if todo:
         make_folder(output)
         problems = predict_scans(todo, ensemble, output, how)
-    print(f"predicted {len(todo) - len(problems)} patients: {output / predictions.TABLE}")
+    print(f"predicted {_patients(len(todo) - len(problems))}: {output / predictions.TABLE}")
     if problems:
-        lines = [f"{len(problems)} of {len(todo)} patients failed:", *problems]
+        lines = [f"failed: {len(problems)} of {_patients(len(todo))}", *problems]
         print("error: " + "\n  ".join(lines), file=sys.stderr)
         sys.exit(1)
+
+
+def _patients(count: int) -> str:
+    return "1 patient" if count == 1 else f"{count} patients"
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def test_a_second_run_skips_and_other_options_are_refused(program, run, scans, t
     record = tmp_path / "p0" / "prediction.json"
     before = record.stat().st_mtime_ns
     program(*options, scans / "p0", scans / "p1")
-    assert "1 of 2 patients are done already" in capsys.readouterr().out
+    assert "already done: 1 of 2 patients" in capsys.readouterr().out
     assert record.stat().st_mtime_ns == before
     assert [row["patient"] for row in read_table(tmp_path)] == ["p0", "p1"]
     with pytest.raises(UserError, match=r"p0: was predicted with tta = False, now it is True"):
@@ -157,7 +157,7 @@ def test_what_cannot_be_read_is_reported_and_the_others_are_done(
         program("--workdir", run, "--output", tmp_path / "out", tmp_path / "in")
     assert stop.value.code == 1
     error = capsys.readouterr().err
-    assert "error: 1 of 3 patients failed:\n  b: b/s_3.png: no PNG, TIFF or JPEG file" in error
+    assert "error: failed: 1 of 3 patients\n  b: b/s_3.png: no PNG, TIFF or JPEG file" in error
     assert [row["patient"] for row in read_table(tmp_path / "out")] == ["a", "c"]
 
 
@@ -211,13 +211,15 @@ def test_several_runs_are_an_ensemble(program, run, config, prepared, scans, tmp
 
 
 @pytest.mark.parametrize("tile", [False, True])
-def test_a_volume_keeps_its_grid(program, run, tmp_path, tile):
+def test_a_volume_keeps_its_grid(program, run, tmp_path, capsys, tile):
     nibabel = pytest.importorskip("nibabel")
     image, _ = phantom.generate_patient(0, 0)
     affine = oblique_affine((1, 2, 0), (1, -1, -1), (1.0, 2.0, 1.0))
     voxels = image[::4, :, :100].transpose(1, 0, 2, 3).astype(np.float32)
     path = write_nifti(tmp_path / "p.nii.gz", voxels, affine)
     program("--workdir", run, "--output", tmp_path / "out", *["--tile"] * tile, path)
+    # The head of about 100 pixels was shown on 32 in training.
+    assert ("p: --tile shows the network 3." in capsys.readouterr().err) == tile
     made = nibabel.load(tmp_path / "out" / "p" / "mask.nii.gz")
     assert made.shape == voxels.shape[:3]
     np.testing.assert_allclose(made.affine, affine, atol=1e-5)
