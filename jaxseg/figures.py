@@ -142,7 +142,7 @@ def prediction_contours(
         focus: [D, H, W] bool, what is enlarged; empty: the head.
         aspect: height of a pixel, relative to its width.
     """
-    _contours(path, _plain(title), image, {"prediction": prediction}, focus, aspect)
+    _contours(path, plain(title), image, {"prediction": prediction}, focus, aspect)
 
 
 def _contours(path: Path, title: str, image: np.ndarray, masks, focus: np.ndarray, aspect=1.0):
