@@ -49,7 +49,6 @@ from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.datasets import channel_names
 from jaxseg.errors import UserError
-from jaxseg.evaluate import make_folder
 from jaxseg.geometry import record_matrix
 from jaxseg.inference import Model, load_model, make_records, predict_volume
 from jaxseg.operating import OperatingPoint
@@ -249,7 +248,7 @@ def main(argv: Sequence[str]):
         print(f"already done: {len(scans) - len(todo)} of {_patients(len(scans))}")
     problems = []
     if todo:
-        make_folder(output)
+        workdir.make_folder(output)
         problems = predict_scans(todo, ensemble, output, how)
     print(f"predicted {_patients(len(todo) - len(problems))}: {output / predictions.TABLE}")
     if problems:
