@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg import native
 from jaxseg.model import UNet
 from jaxseg.portable import segment_slices
 from jaxseg.settings import from_dict
@@ -78,12 +79,13 @@ def convert(job: dict[str, Any], weights: Weights, example: dict[str, np.ndarray
         jax.ShapeDtypeStruct(("B", *x.shape[1:]) if name == "image" else x.shape, x.dtype)
         for name, x in example.items()
     ]
-    model = to_onnx(
-        make_function(job, weights),
-        inputs,
-        input_names=list(example),
-        output_names=["probability", "mask"],
-    )
+    with native.plain_operations():  # ONNX does not have what this machine alone has
+        model = to_onnx(
+            make_function(job, weights),
+            inputs,
+            input_names=list(example),
+            output_names=["probability", "mask"],
+        )
     del model.graph.value_info[:]  # shapes of the inside, which the converter confuses
     for key, value in job["metadata"].items():
         model.metadata_props.add(key=key, value=value)

@@ -20,13 +20,13 @@ LEVELS = (
         *("tensorboard", "datasets.decode", "datasets.index", "datasets.phantom"),
     ),
     (
-        *("", "baselines", "config_data", "distributed", "export_file", "geometry", "leakage"),
-        *("locks", "native", "onnx_export", "portable_volume", "scorecard", "volume"),
-        *("datasets.builder", "datasets.decoded", "datasets.files"),
+        *("", "baselines", "config_data", "distributed", "geometry", "leakage", "locks", "native"),
+        *("onnx_export", "portable_volume", "scorecard", "volume", "datasets.builder"),
+        *("datasets.decoded", "datasets.files"),
     ),
     (
-        *("config", "figures", "layers", "report", "datasets.checks", "datasets.lgg"),
-        *("datasets.prepared",),
+        *("config", "export_file", "figures", "layers", "report", "datasets.checks"),
+        *("datasets.lgg", "datasets.prepared"),
     ),
     (
         *("augment", "comparison_figure", "control", "dicom_io", "image_io", "losses", "model"),
@@ -41,8 +41,8 @@ LEVELS = (
     ),
     ("cost", "doctor_page", "inference", "predictions"),
     ("doctor", "export_compare", "threshold_baseline", "tiles", "tuning"),
-    ("evaluate", "export_about"),
-    ("export", "predict", "train", "view_run"),
+    ("evaluate", "export_about", "predict"),
+    ("export", "train", "view_run"),
     ("view_predictions",),
     ("view",),
 )

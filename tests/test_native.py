@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import layers, native
+from jaxseg import export_file, layers, native
 
 pytestmark = pytest.mark.skipif(bool(native.problem()), reason=native.problem())
 
@@ -112,6 +112,20 @@ def test_chosen_for_what_it_can_do_and_for_nothing_else(monkeypatch):
     assert not uses_native(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
     volume, window = jnp.zeros((1, 8, 8, 8, 4)), jnp.zeros((3, 3, 3, 4, 8))
     assert not uses_native(volume, window, strides=(1, 1, 1))
+
+
+def test_an_exported_program_holds_none_of_them(monkeypatch):
+    pytest.importorskip("flatbuffers")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    kernel = np.zeros((3, 3, 4, 8), np.float32)
+
+    def function(x):
+        return layers.convolve(x, kernel, (1, 1), "SAME", **OPTIONS[4])
+
+    assert "jaxseg_convolve" in str(jax.make_jaxpr(function)(np.zeros((1, 8, 8, 4), np.float32)))
+    jax.clear_caches()
+    program = export_file.serialise(function, (None, 8, 8, 4), ("cpu", "cuda", "tpu"))
+    assert b"jaxseg_convolve" not in program
 
 
 PROGRAM = "from jaxseg import native; print(native.problem())"
