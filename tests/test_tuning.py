@@ -10,9 +10,10 @@ import pytest
 from fake_config import tiny_config
 from scipy.special import expit
 
-from jaxseg import datasets, distributed, inference, operating, train, tuning
+from jaxseg import distributed, inference, operating, train, tuning
 from jaxseg.config import Input, Split
 from jaxseg.datasets import prepare, split_patients
+from jaxseg.datasets import prepared as prepared_module
 from jaxseg.operating import OperatingPoint, segment
 from jaxseg.sharding import make_mesh
 
@@ -187,13 +188,13 @@ def validation(tiny):
 
 def test_no_other_patient_is_read_for_tuning(tiny, validation, tmp_path, monkeypatch):
     allowed = {i for p in validation[1] for i in range(p.first, p.first + p.num_slices)}
-    read, original = set(), datasets._Records.__getitem__
+    read, original = set(), prepared_module._Records.__getitem__
 
     def watched(self, index):
         read.add(index)
         return original(self, index)
 
-    monkeypatch.setattr(datasets._Records, "__getitem__", watched)
+    monkeypatch.setattr(prepared_module._Records, "__getitem__", watched)
     model = inference.Model(brightness, None, 1.0, tiny, make_mesh())
     tuning.tuned_point(tmp_path, model, *validation, step=1)
     assert read == allowed
