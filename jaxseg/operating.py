@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy  # loads its parts when they are used
 
 from jaxseg import workdir
 from jaxseg.config import Config
@@ -59,7 +59,7 @@ def lesions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Components are numbered from 1, 0 is none; sizes int64 [N] in the same order.
     """
-    components, number = ndimage.label(mask, _TOUCHING)
+    components, number = scipy.ndimage.label(mask, _TOUCHING)
     return components, np.bincount(components.ravel(), minlength=number + 1)[1:]
 
 

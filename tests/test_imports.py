@@ -51,7 +51,7 @@ HOMES = {
     "absl.flags": {"cli", "train", "evaluate"},  # programs define flags of their own
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
-    "cv2": {"intensity", "geometry", "augment", "datasets.decode"},
+    "cv2": {"intensity", "geometry", "augment", "surface", "datasets.decode"},
     "scipy": {"surface", "operating", "datasets.phantom"},
 }
 
