@@ -124,7 +124,8 @@ def predict_patients(
 ) -> Iterator[Case]:
     """Yield each patient with its predicted probabilities; holds one patient in memory.
 
-    Slices are loaded by threads, and batches go on from one patient to the next.
+    Slices are loaded by threads, batches go on from one patient to the next, and while a patient
+    is worked on the devices predict the next batch.
 
     Args:
         model: from `make_model`.
@@ -136,9 +137,11 @@ def predict_patients(
     waiting: list[np.ndarray] = []  # predicted slices [h, w, K] of patients not yet complete
     remaining = iter(patients)
     patient = next(remaining, None)
-    for batch in evaluation_batches(prepared, patients, model.config):
-        probability = jax.device_get(predict_batch(model, batch["image"]))
-        waiting.extend(probability[batch["weight"] > 0])
+    batches = evaluation_batches(prepared, patients, model.config)
+    for real, probability in _one_ahead(
+        (b["weight"] > 0, predict_batch(model, b["image"])) for b in batches
+    ):
+        waiting.extend(jax.device_get(probability)[real])
         while patient is not None and len(waiting) >= patient.num_slices:
             records = read_patient(prepared, patient)
             yield Case(
@@ -150,6 +153,15 @@ def predict_patients(
             )
             waiting = waiting[patient.num_slices :]
             patient = next(remaining, None)
+
+
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Yield the items, each after the next one has been asked for."""
+    last = next(items)
+    for item in items:
+        yield last
+        last = item
+    yield last
 
 
 def _native(

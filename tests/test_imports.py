@@ -59,7 +59,7 @@ HOMES = {
     "absl.flags": {"cli", "compare", "doctor", "evaluate", "export", "predict", "train", "view"},
     "flax": {"layers", "model"},
     "optax": {"optimizer", "steps"},
-    "cv2": {"augment", "datasets.decode", "geometry", "image_io", "intensity"},
+    "cv2": {"augment", "datasets.decode", "geometry", "image_io", "intensity", "surface"},
     "scipy": {"calibration", "datasets.phantom", "operating", "surface", "tuning"},
     "jax2onnx": {"onnx_convert"},
     "onnx": {"onnx_convert"},

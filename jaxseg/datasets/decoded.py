@@ -59,7 +59,7 @@ class Decoded:
     """
 
     def __init__(self, folder: Path, patients: Sequence[Patient]):
-        self._rows = np.load(folder / _INDEX)
+        self._rows = np.load(folder / _INDEX, allow_pickle=False)
         self._names = [(p.id.encode(), number) for p in patients for number in p.slice_numbers]
         self._file = os.open(folder / _PIXELS, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
