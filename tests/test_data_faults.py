@@ -23,7 +23,7 @@ from fake_data import write_folders
 
 from jaxseg import data, locks, workdir
 from jaxseg.config import Config, Dataset, Input
-from jaxseg.datasets import Prepared, prepare
+from jaxseg.datasets import Prepared, decoded, prepare
 from jaxseg.errors import TrainingFailed
 
 TIME_LIMIT_SECONDS = 120
@@ -183,7 +183,11 @@ def test_training_reads_on_in_a_prepared_copy_that_vanished(config, workers, thr
 def test_a_prepared_copy_that_vanished_before_the_first_batch_is_named(config, workers, threads):
     prepared = prepare(config.dataset)
     batches = training(with_input(config, workers, threads), prepared)
+    is_open = decoded.exists(prepared.path) and not workers
     shutil.rmtree(prepared.path)
+    if is_open:  # the decoded slices, which are then read to the end
+        assert len(list(itertools.islice(batches, 30))) == 30
+        return
     with pytest.raises(TrainingFailed, match=f"{prepared.path}.*delete the folder") as error:
         next(batches)
     assert ("loader process 1 of" in str(error.value)) == bool(workers)

@@ -54,8 +54,7 @@ class Decoded:
     """Random access to the file that `write` made; records as `Prepared.source` has them.
 
     Raises:
-        OSError, ValueError: the file is missing or damaged; of a damaged record at its first
-            read in each process.
+        OSError, ValueError: the file is missing or damaged; of a damaged record when it is read.
     """
 
     def __init__(self, folder: Path, patients: Sequence[Patient]):
@@ -65,7 +64,6 @@ class Decoded:
         weakref.finalize(self, os.close, self._file)
         if os.fstat(self._file).st_size != self._end(len(self) - 1):
             raise OSError(f"{_PIXELS} is cut off")
-        self._checked = np.zeros(len(self._rows), bool)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -75,10 +73,8 @@ class Decoded:
         height, width, channels = row["shape"]
         # Not mapped into memory: where the file is cut off that would kill the process.
         pixels = os.pread(self._file, self._end(index) - row["offset"], row["offset"])
-        if not self._checked[index]:
-            if _checksum(pixels, row) != row["checksum"]:
-                raise ValueError("checksum mismatch")
-            self._checked[index] = True
+        if _checksum(pixels, row) != row["checksum"]:
+            raise ValueError("checksum mismatch")
         image = np.frombuffer(pixels, row["dtype"].decode(), height * width * channels)
         mask = np.frombuffer(pixels, np.uint8, offset=image.nbytes)
         return {
