@@ -43,12 +43,12 @@ def cache(tmp_path_factory) -> Path:
     return cache
 
 
-@pytest.fixture(params=["decoded", "records"])
+@pytest.fixture
 def config(cache, tmp_path, request) -> Config:
     """The tiny config on a copy of the cache, to be damaged; without decoded slices too."""
     shutil.copytree(cache, tmp_path / "cache")
     config = tiny_config(tmp_path / "cache")
-    if request.param == "records":
+    if getattr(request, "param", None) == "records":
         for file in prepare(config.dataset).path.glob("decoded.*"):
             file.unlink()
     return config
@@ -59,6 +59,7 @@ def with_input(config: Config, workers: int, threads: int) -> Config:
     return dataclasses.replace(config, input=changed)
 
 
+both_forms = pytest.mark.parametrize("config", ["decoded", "records"], indirect=True)
 every_loader = pytest.mark.parametrize("workers, threads", [(0, 0), (0, 2), (2, 1)])
 
 
@@ -98,6 +99,7 @@ def loaders() -> list[psutil.Process]:
     ]
 
 
+@both_forms
 @every_loader
 def test_a_damaged_record_is_named_with_its_source_file(config, workers, threads):
     prepared = prepare(config.dataset)
@@ -128,6 +130,7 @@ def test_files_of_records_are_those_of_their_slices(tmp_path):
     assert files == [f"p{p}/s{s}.png" for p in range(3) for s in range(3)]
 
 
+@both_forms
 @pytest.mark.parametrize("share", [0, 0.5, 0.9])
 def test_a_file_of_records_cut_off_under_its_readers_gives_no_wrong_pixels(config, share):
     prepared = prepare(config.dataset)
@@ -179,6 +182,7 @@ def test_training_reads_on_in_a_prepared_copy_that_vanished(config, workers, thr
         training(config, prepared)
 
 
+@both_forms
 @every_loader
 def test_a_prepared_copy_that_vanished_before_the_first_batch_is_named(config, workers, threads):
     prepared = prepare(config.dataset)
