@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxseg import checkpoint, cli, locks, threshold_baseline, workdir
+from jaxseg import checkpoint, cli, locks, native, threshold_baseline, workdir
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
 from jaxseg.control import should_stop
@@ -141,6 +141,8 @@ def say_set_up(config: Config, prepared: Prepared, splits: Splits):
     print(
         f"devices: {mesh.size} x {mesh.devices.flat[0].device_kind}{hosts} {axes and f'({axes})'}"
     )
+    if mesh.size == 1 and jax.default_backend() == "cpu" and native.problem():
+        print(f"note: slower without jaxseg's own convolutions: {native.problem()}")
     state = abstract_state(config, prepared.num_channels, mesh)
     for array in whole_arrays(state, mesh, config.mesh.fsdp_min_size):
         print(f"not split over fsdp, no axis divides: {array}")
