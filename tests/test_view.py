@@ -22,7 +22,15 @@ import pytest
 from fake_config import tiny_config
 from fake_gallery import SHAPE, SPACING_MM, box, make_gallery, serving, volume
 
-from jaxseg import checkpoint, evaluate, operating, view_data, view_server, workdir
+from jaxseg import (
+    checkpoint,
+    evaluate,
+    operating,
+    threshold_baseline,
+    view_data,
+    view_server,
+    workdir,
+)
 from jaxseg.datasets import prepare, split_patients
 from jaxseg.errors import UserError
 from jaxseg.inference import load_model, predict_patients
@@ -355,7 +363,7 @@ def run(tmp_path_factory):
     (case,) = predict_patients(load_model(run), prepared, splits["test"])
     threshold = float(np.quantile(case.probability, 0.9))
     operating.write(run, operating.OperatingPoint(threshold, 2000.0, "mm3", 1.5), {})
-    evaluate.find_threshold_baseline(run, prepared, splits["train"])
+    threshold_baseline.find(run, prepared, splits["train"])
     evaluate.score_run(run, "test", None, None)
     return run
 
