@@ -39,7 +39,8 @@ def hd95(
     if not prediction.any() or not truth.any():
         return diagonal(truth.shape, spacing) if prediction.any() or truth.any() else 0.0
     box = _bounding_box(prediction | truth)
-    a, b = _surface(prediction[box]), _surface(truth[box])
+    axes = (1, 2) if truth.shape[0] == 1 else (0, 1, 2)
+    a, b = (_surface(mask[box], axes) for mask in (prediction, truth))
     return max(_directed(a, b, spacing), _directed(b, a, spacing))
 
 
@@ -55,11 +56,11 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(f[0], f[-1] + 1) for f in found)
 
 
-def _surface(mask: np.ndarray) -> np.ndarray:
-    """Return the voxels of a mask [D, H, W] that have a neighbour outside."""
+def _surface(mask: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Return the voxels of a mask [D, H, W] with a neighbour along the axes outside."""
     padded = np.pad(mask, 1)
     inner = mask.copy()
-    for axis in range(len(mask) == 1, 3):  # in a single slice there is no neighbour above
+    for axis in axes:
         for shift in (0, 2):
             window = [slice(1, -1)] * 3
             window[axis] = slice(shift, shift + mask.shape[axis])

@@ -15,7 +15,7 @@ from fake_data import make_slice, tiff, write_folders, write_image, write_lgg
 
 from jaxseg import datasets
 from jaxseg.config import Dataset, Split
-from jaxseg.datasets import builder, lgg, phantom
+from jaxseg.datasets import builder, decoded, lgg, phantom
 from jaxseg.datasets.files import list_files
 from jaxseg.errors import UserError
 from jaxseg.intensity import head_box, volume_statistics
@@ -49,6 +49,20 @@ def test_records_equal_the_pixels_on_disk(tmp_path, channels, dtype, suffix):
         volume = np.stack([image for image, _ in slices])
         np.testing.assert_array_equal(record["stats"], volume_statistics(volume))
         np.testing.assert_array_equal(record["head_box"], head_box(volume))
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_decoded_slices_are_the_records(tmp_path, monkeypatch, fits):
+    write_folders(tmp_path / "source")
+    monkeypatch.setattr(decoded, "_SHARE", 0.5 * fits)
+    prepared = datasets.prepare(config(tmp_path))
+    assert decoded.exists(prepared.path) == fits == any(prepared.path.glob("decoded.bin"))
+    records, source = builder.open_source(prepared.path), prepared.source()
+    assert len(records) == len(source) == 9
+    for i in range(9):
+        assert source[i].keys() == records[i].keys()
+        for name, value in records[i].items():
+            np.testing.assert_array_equal(source[i][name], value)
 
 
 @pytest.mark.parametrize("extra", [0, 1, 2])

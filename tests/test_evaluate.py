@@ -53,6 +53,22 @@ def oracle(monkeypatch):
     return lambda weights, image, temperature: image
 
 
+def test_devices_predict_the_next_batch_while_a_patient_is_scored(oracle, config, prepared):
+    asked = 0
+
+    def predict(*args):
+        nonlocal asked
+        asked += 1
+        return oracle(*args)
+
+    model = inference.Model(predict, None, 1.0, config, make_mesh())
+    slices, num_slices = 0, sum(p.num_slices for p in prepared.patients)
+    for case in inference.predict_patients(model, prepared, prepared.patients):
+        slices += case.patient.num_slices
+        needed, total = (-(-n // config.evaluation.batch_size) for n in (slices, num_slices))
+        assert asked == min(needed + 1, total)
+
+
 def oracle_scores(oracle, config, prepared):
     model = inference.Model(oracle, None, 1.0, config, make_mesh())
     cases = inference.predict_patients(model, prepared, prepared.patients)

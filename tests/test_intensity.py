@@ -126,6 +126,14 @@ def test_normalise_gives_the_head_mean_0_and_std_1(dtype):
     np.testing.assert_array_equal(volume, before)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_normalise_looks_up_what_it_would_compute(channels):
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, channels)).astype(np.uint8)
+    stats = intensity.volume_statistics(image[None])
+    computed = intensity.normalise(image.astype(np.float32), stats)
+    np.testing.assert_array_equal(intensity.normalise(image, stats), computed)
+
+
 @given(st.floats(0.1, 100))
 def test_normalised_image_does_not_depend_on_the_gain(gain):
     volume = _ball(background_noise=3.0)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from jaxseg.surface import diagonal, hd95
 
@@ -88,6 +89,36 @@ def test_a_single_slice_is_compared_by_its_contours_in_the_plane():
     full, ring = np.ones((1, 21, 21), bool), np.ones((1, 21, 21), bool)
     ring[0, 1:20, 1:20] = False
     assert hd95(full, ring) == 0.0  # were all voxels of the slice surface, it would be 9 or so
+
+
+def test_masks_within_one_slice_of_several_are_all_surface():
+    full, ring = np.zeros((3, 21, 21), bool), np.zeros((3, 21, 21), bool)
+    full[1] = ring[1] = True
+    ring[1, 1:20, 1:20] = False
+    # Square shell k of 19 x 19, counted from outside, is k away and has 4 (20 - 2 k) pixels, the
+    # innermost 1: of 441 pixels 49 lie 7 or more away and 25 8 or more; rank 418 is an 8th.
+    assert hd95(full, ring) == 8.0
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.7, 0.7), (3.0, 0.7, 0.9)])
+def test_large_masks_agree_with_scipy(spacing):
+    rng = np.random.default_rng(0)
+    noise = [ndimage.gaussian_filter(rng.normal(size=(8, 300, 200)), s) for s in (2, 5)]
+    a, b = (n > np.percentile(n, 97) for n in noise)
+
+    def directed(start, target):
+        start, target = (m & ~ndimage.binary_erosion(m) for m in (start, target))
+        distance = ndimage.distance_transform_edt(~target, sampling=spacing)
+        return np.percentile(distance[start], 95)
+
+    expected = max(directed(a, b), directed(b, a))
+    assert expected > 10
+    assert hd95(a, b, spacing) == pytest.approx(expected, rel=1e-12)
+
+
+def test_far_away_in_a_large_image():
+    a, b = _points((1, 300, 4000), (0, 0, 1)), _points((1, 300, 4000), (0, 299, 3998))
+    assert hd95(a, b) == pytest.approx(np.hypot(299, 3997), rel=1e-6)  # float32
 
 
 def test_empty_masks():
