@@ -84,7 +84,8 @@ def _notes(
     else:
         scores = workdir.read_json(folder / "scores.json")
         scored, about = scores.get("operating_point"), scores.get("about", {})
-        if about.get("step") != step or scored not in (None, point._asdict()):
+        same = scored is None or point == OperatingPoint(*(scored[f] for f in point._fields))
+        if about.get("step") != step or not same:
             notes.append("The scores are of another state of the run: run jaxseg.evaluate again.")
         if source and about.get("source") != source:
             notes.append(f"The scores are of another source, {about.get('source')}.")
