@@ -1,6 +1,5 @@
 """The exported file: equal to evaluation, complete without jaxseg, honest about itself."""
 
-import functools
 import json
 import os
 import subprocess
@@ -8,12 +7,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from fake_config import tiny_config
 from fake_run import write_run
 
-from jaxseg import export, export_about, export_file, onnx_export
+from jaxseg import export, export_about, export_file, onnx_convert, onnx_export
 from jaxseg.config import Input, Model, Optimizer
 from jaxseg.datasets import prepare, split_patients
 from jaxseg.errors import UserError
@@ -93,11 +93,6 @@ def test_agreement_counts_every_difference(exported, trained):
     assert found["voxels"] == 2 and found["mask_dice"] < 1
     assert found["probability"] == pytest.approx(0.25, abs=1e-4)
     assert agreement(other, trained, prepared, []) is None
-
-
-def test_one_slice_is_a_volume_too(exported):
-    probability, mask = exported.call(exported.golden["volume"][:1])
-    assert probability.shape == mask.shape == (1, 128, 128)
 
 
 def test_the_example_of_the_file_runs_where_jaxseg_is_not(path, exported, tmp_path):
@@ -261,10 +256,8 @@ def test_onnx_that_disagrees_is_not_written(tmp_path, monkeypatch):
 
 
 def test_weights_reach_the_converter_as_they_are(trained):
-    from jaxseg.onnx_convert import unflatten
-
-    tree = unflatten(onnx_export.flatten(trained.weights._asdict()))
-    flat = functools.partial(onnx_export.flatten)
-    assert flat(tree).keys() == flat(trained.weights._asdict()).keys()
+    tree = onnx_convert.unflatten(onnx_export.flatten(trained.weights._asdict()))
+    assert tree.keys() == {"params", "batch_stats"}
+    assert jax.tree.structure(tree) == jax.tree.structure(trained.weights._asdict())
     kernel = trained.weights.params["down_0"]["conv_1"]["kernel"]
     np.testing.assert_array_equal(tree["params"]["down_0"]["conv_1"]["kernel"], kernel)

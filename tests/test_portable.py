@@ -1,11 +1,14 @@
 """The exported computation agrees with the host's NumPy, OpenCV and SciPy."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from jaxseg import geometry, intensity, portable, portable_volume
+from jaxseg.operating import OperatingPoint, segment
 
 GRID = (16, 24)
 BOXES = {
@@ -125,3 +128,33 @@ def test_small_lesions_are_dropped():
     mask[0, 5:7, 5] = True  # two
     kept = jax.jit(portable_volume.drop_small)(mask, 3)
     assert np.asarray(kept).sum() == 3 and kept[1, 1, 1]
+
+
+@pytest.mark.parametrize("depth", [1, 5])
+def test_a_volume_of_any_depth_as_the_host(depth):
+    """Batches of 3 are filled up; a sigmoid stands for the network."""
+    image = volume(np.random.default_rng(4), np.uint8)[:depth]
+    point = OperatingPoint(threshold=0.6, min_lesion=5)
+    stats, box = intensity.volume_statistics(image), intensity.head_box(image)
+    expected = []
+    for slice_ in image:
+        mask = np.zeros((*slice_.shape[:2], 1), np.uint8)
+        record = {"image": slice_, "mask": mask, "stats": stats, "head_box": box}
+        given = geometry.prepare_slice(record, GRID, crop_to_head=True)["image"][..., :1]
+        matrix = geometry.record_matrix(record, GRID, crop_to_head=True)
+        probability = 1 / (1 + np.exp(-given))
+        expected.append(geometry.to_native_grid(probability, matrix, slice_.shape[:2])[..., 0])
+    run = functools.partial(
+        portable_volume.segment_volume,
+        predict=lambda x: jax.nn.sigmoid(x[..., :1]),
+        image_size=GRID,
+        crop_to_head=True,
+        batch_size=3,
+        threshold=point.threshold,
+        min_lesion_voxels=5,
+    )
+    probability, mask = jax.jit(run)(image.astype(np.float32))
+    np.testing.assert_allclose(probability, np.stack(expected), atol=1e-5)
+    segmented = segment(np.array(probability), point)
+    np.testing.assert_array_equal(mask, segmented)
+    assert 0 < segmented.sum() < (np.array(probability) >= 0.6).sum(), "none was small"
