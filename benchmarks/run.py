@@ -6,7 +6,6 @@ The environments are made on first use. Prints tables and writes everything to a
 """
 
 import argparse
-import contextlib
 import json
 import sys
 import tempfile
@@ -57,6 +56,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if any(size % 16 for size in options.sizes):
         parser.error("sizes must be multiples of 16, since the network pools 4 times")
+    try:  # now, not after an hour
+        part = _part(options.output)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        parser.error(f"--output {options.output}: cannot be written ({error.strerror})")
     return options
 
 
@@ -161,12 +166,21 @@ def say_progress(text: str):
 
 def write(path: Path, report: Mapping[str, Any]):
     """Write the report, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     part.write_text(json.dumps(report, indent=1, default=str) + "\n")
     part.replace(path)
 
 
+def _part(path: Path) -> Path:
+    """Return the file to write before it takes its place; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(path.name + ".part")
+
+
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         main(sys.argv[1:])
+    except KeyboardInterrupt:
+        say_progress("")
+        print("interrupted; the file holds the tables that were printed", file=sys.stderr)
+        sys.exit(130)

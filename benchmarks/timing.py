@@ -1,11 +1,15 @@
 """Timings that alternate, and what may be said about them."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.protocol import Worker, WorkerFailed
+
+# Between two actions: the threads of the one before may go on spinning for some milliseconds.
+_PAUSE_SECONDS = 0.05
 
 
 class Spread(NamedTuple):
@@ -45,6 +49,7 @@ def in_turn(
             if name in failed:
                 continue
             progress(f"{action} {number + 1}/{rounds} {name}")
+            time.sleep(_PAUSE_SECONDS)
             try:
                 answers[name].append(worker.ask(action))
             except WorkerFailed as error:

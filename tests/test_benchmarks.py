@@ -196,6 +196,7 @@ def test_empty_columns_are_left_out():
         (["--batch=x"], "give whole numbers from 1 on"),
         (["--sizes=100"], "sizes must be multiples of 16"),
         (["--rounds=0"], "give whole numbers from 1 on"),
+        (["--output=/proc/no/such.json"], "--output /proc/no/such.json: cannot be written"),
     ],
 )
 def test_a_wrong_option_is_a_line_and_exit_code_2(arguments, message, capsys):
