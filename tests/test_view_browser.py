@@ -1,6 +1,8 @@
 """The viewer in a real headless Chromium: what a person does, and what is then on the canvas."""
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import browser
@@ -268,3 +270,57 @@ def test_a_failed_prediction_is_said_and_the_scan_still_shown(chromium, server):
     assert text(chromium, "#state") == "the scan cannot be read"
     assert chromium.run(DRAWN) == "2 2 image-0,truth"
     assert chromium.run("document.getElementById('prediction-contour').disabled")
+
+
+def test_the_mouse_over_the_last_patient_while_the_next_is_read_does_no_harm(chromium):
+    waiting, gallery = threading.Event(), make_gallery()
+
+    def scan(n):
+        assert n != 0 or waiting.wait(browser.SECONDS)
+        return gallery.scan(n)
+
+    with serving(gallery._replace(scan=scan)) as server:
+        chromium.errors.clear()
+        chromium.open(view_server.address(server))
+        chromium.wait(f"{DRAWN}.endsWith('prediction')")
+        chromium.key("n")
+        x, y = of_plane(chromium, 0, "[corner.left + at.x + 40, corner.top + at.y + 40]")
+        chromium.mouse("mouseMoved", x, y)
+        chromium.mouse("mousePressed", x, y, button="right", buttons=2, clickCount=1)
+        chromium.mouse("mouseMoved", x + 9, y, button="right", buttons=2)
+        chromium.mouse("mouseReleased", x + 9, y, button="right", clickCount=1)
+        chromium.mouse("mouseMoved", 5, 5)
+        chromium.key("r")
+        chromium.key("ArrowDown")
+        assert text(chromium, "#state") == "Reading …"
+        waiting.set()
+        chromium.wait(f"{DRAWN}.startsWith('0 2 ')")
+        assert chromium.errors == []
+
+
+def test_niivue_renders_under_the_wider_policy(tmp_path):
+    """With a copy of niivue.umd.js or index.js in $JAXSEG_NIIVUE."""
+    script = os.environ.get("JAXSEG_NIIVUE")
+    if script is None:
+        pytest.skip("no copy of NiiVue; set JAXSEG_NIIVUE")
+    software = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    with (
+        serving(make_gallery(), Path(script)) as server,
+        browser.open_browser(tmp_path / "profile", *software) as page,
+    ):
+        page.open(view_server.address(server))
+        page.wait(f"{DRAWN}.endsWith('prediction')")
+        page.key("v")
+        page.wait("!document.getElementById('space').hidden")
+        page.wait("!document.getElementById('space-note').textContent.startsWith('Rendering')")
+        assert text(page, "#space-note") == ""
+        time.sleep(1)
+        path = tmp_path / "space.png"
+        page.screenshot(path)
+        shown = cv2.imread(str(path))[60:700, 330:1010].reshape(-1, 3).astype(int)
+        orange = (shown[:, 2] > 100) & (shown[:, 2] > 1.3 * shown[:, 0])
+        assert orange.sum() > 100  # the prediction
+        own = view_server.address(server)
+        inside = (own, "blob:", "data:")
+        assert [url for url in page.requests if not url.startswith(inside)] == []
+        assert page.errors == []

@@ -18,12 +18,17 @@ async function start(canvas, colours) {
   return niivue;
 }
 
-// Render a channel and masks: names of layers of the patient, each with a colour of its name.
-export async function render(canvas, patient, channel, {low, high}, masks, colours) {
-  shown ??= await start(canvas, colours);
+// Render a channel and masks (names of layers, each with a colour of its name); return a remark.
+export async function render(canvas, scan, patient, channel, {low, high}, masks, colours) {
   const file = name => ({url: `patient/${patient}/${name}.nii.gz`, name: `${name}.nii.gz`});
-  await shown.loadVolumes([
-    {...file(`image-${channel}`), colormap: "gray", cal_min: low, cal_max: high},
-    ...masks.map(name => ({...file(name), colormap: name, cal_min: 0, cal_max: 1, opacity: .7})),
-  ]);
+  try {
+    shown ??= await start(canvas, colours);
+    await shown.loadVolumes([
+      {...file(`image-${channel}`), colormap: "gray", cal_min: low, cal_max: high},
+      ...masks.map(name => ({...file(name), colormap: name, cal_min: 0, cal_max: 1, opacity: .7})),
+    ]);
+  } catch (error) {
+    return `3D rendering failed: ${error.message}`;
+  }
+  return scan.spacing_mm.length ? "" : "Voxel size unknown: shown as cubes, not in proportion.";
 }

@@ -1,9 +1,10 @@
 // The page: what is chosen, the list, the controls and the keys.
 
-import {dice, drawPlane, drawProfile, greyLevels, heat, outline, rgb} from "./draw.js";
+import {drawPlane, drawProfile, greyLevels, outline, rgb} from "./draw.js";
 import {get, layerNow, prefetch} from "./layers.js";
 import {markChosen, ordered, showList, showSort, worstFirst} from "./list.js";
 import {fromPlane, makePlane, planeName, planeShape, toPlane} from "./planes.js";
+import {drawLegend, short, showFacts, sliceText, voxelText} from "./readout.js";
 import {render} from "./space.js";
 
 const NEAR = [1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6];  // slices fetched ahead
@@ -67,11 +68,7 @@ function describePatient(n) {
   const row = gallery.patients[n], rank = state.worst.indexOf(n);
   $("patient").textContent = row.patient;
   $("rank").textContent = rank < 0 ? "" : `${rank + 1} of ${state.worst.length}, the worst first`;
-  $("facts").replaceChildren(...row.facts.flatMap(([label, value]) => {
-    const [term, text] = ["dt", "dd"].map(tag => document.createElement(tag));
-    [term.textContent, text.textContent] = [label, value];
-    return [term, text];
-  }));
+  showFacts($("facts"), row.facts);
   $("previous-worst").disabled = neighbour(state.worst, -1) === undefined;
   $("next-worst").disabled = neighbour(state.worst, 1) === undefined;
 }
@@ -161,21 +158,10 @@ function drawLayers({axis, canvas, layers}) {
 // What lies under the pointer and how good the prediction is, of the slice that is drawn.
 function showReadout() {
   const layers = state.planes[0]?.layers;
-  if (!layers) return;
-  const [, row, column] = state.pointed ?? [], channel = state.scan.channels[state.channel];
-  const at = row * state.scan.shape[2] + column;
+  if (!state.scan || !layers) return;
   const here = state.pointed?.[0] === state.position[0];
-  const probability = here && layers.probability ? `, probability ${(layers.probability[at] / 255).toFixed(2)}` : "";
-  $("where").textContent = here
-    ? `row ${row + 1}, column ${column + 1}: intensity ${short(channel.offset + channel.step * layers.image[at], channel)}${probability}`
-    : "\u00a0";
-  if (!layers.truth || !layers.prediction) return $("slice-dice").textContent = "";
-  const score = dice(layers.truth, layers.prediction);
-  $("slice-dice").textContent = score === null ? "no tumour in this slice" : `Dice of this slice ${score.toFixed(3)}`;
-}
-
-function short(value, {offset, most}) {
-  return most - offset >= 20 ? Math.round(value).toString() : value.toPrecision(3);
+  $("where").textContent = here ? voxelText(state.scan, state.channel, layers, state.pointed) : "\u00a0";
+  $("slice-dice").textContent = sliceText(layers);
 }
 
 const resized = new ResizeObserver(update);
@@ -183,12 +169,14 @@ const actions = {
   go: (axis, index) => moveTo(state.position.with(axis, index)),
   step: (axis, by) => moveTo(state.position.with(axis, state.position[axis] + by)),
   point(axis, pixel, moved) {
+    if (!state.scan) return;  // the next patient is being read
     state.pointed = pixel && fromPlane(state.scan, axis, pixel, state.position);
     if (state.pointed && moved && state.scan.num_planes > 1) moveTo(state.pointed);
     else showReadout();
   },
   leave() { state.pointed = null; showReadout(); },
   window(across, down) {
+    if (!state.scan) return;
     const {offset, most} = state.scan.channels[state.channel], {low, high} = state.windows[state.channel];
     const speed = (most - offset) / 500;
     setWindow((low + high) / 2 + down * speed, high - low + across * speed);
@@ -242,12 +230,8 @@ async function showSpace() {
   if (!state.space || !state.scan) return;
   const masks = [state.scan.truth && "truth", state.prediction && "prediction"].filter(Boolean);
   $("space-note").textContent = "Rendering …";
-  try {
-    await render($("space-canvas"), state.patient, state.channel, state.windows[state.channel], masks, COLOURS);
-    $("space-note").textContent = state.scan.spacing_mm.length ? "" : "Voxel size unknown: shown as cubes, not in proportion.";
-  } catch (error) {
-    $("space-note").textContent = `3D rendering failed: ${error.message}`;
-  }
+  $("space-note").textContent = await render(
+    $("space-canvas"), state.scan, state.patient, state.channel, state.windows[state.channel], masks, COLOURS);
 }
 
 function toggle(id) {
@@ -321,21 +305,10 @@ function start() {
   document.body.classList.toggle("unscored", !state.worst.length);
   if (state.worst.length) state.sort.by = "dice";
   $("space-row").hidden = !gallery.niivue;
-  drawLegend();
+  drawLegend($("legend"), gallery.threshold);
   connect();
   sortList();
   choose(state.order[0]);
-}
-
-function drawLegend() {
-  const context = document.querySelector("#legend canvas").getContext("2d");
-  const image = context.createImageData(256, 1);
-  for (let i = 0; i < 256; i++) image.data.set([...heat(i / 255), 255], 4 * i);
-  context.putImageData(image, 0, 0);
-  const mark = document.querySelector("#legend i");
-  mark.hidden = gallery.threshold === null;
-  mark.style.left = `${100 * gallery.threshold}%`;
-  mark.title = `predicted from ${gallery.threshold} on`;
 }
 
 function connect() {
