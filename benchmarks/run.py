@@ -7,6 +7,7 @@ The environments are made on first use. Prints tables and writes everything to a
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -178,6 +179,7 @@ def _part(path: Path) -> Path:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the workers too
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
