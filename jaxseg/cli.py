@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from jaxseg.config import Config
-from jaxseg.errors import TrainingFailed, UserError
+from jaxseg.errors import TrainingFailed, UserError, one_line
 from jaxseg.settings import from_dict
 
 # Other names of settings on the command line: people look for the folds beside the data set.
@@ -60,7 +60,7 @@ def parse_arguments(argv: Sequence[str], help_text: str) -> list[str]:
     try:
         return flags.FLAGS(["jaxseg", *argv])[1:]
     except _FLAG_ERRORS as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(one_line(error)) from error
 
 
 def parse_flags(argv: Sequence[str], help_text: str) -> None:
@@ -91,7 +91,7 @@ def parse_config(argv: Sequence[str], help_text: str) -> tuple[Config, str]:
             "config", as_config_dict(config), sys_argv=["jaxseg", *argv]
         )
     except _FLAG_ERRORS as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(one_line(error)) from error
     parse_flags(argv, help_text)
     return from_dict(holder.value.to_dict()), Path(path).stem
 
@@ -116,7 +116,7 @@ def load_config(path: str) -> Config:
     except UserError:
         raise
     except Exception as error:  # whatever a user's Python file may raise
-        raise UserError(f"--config {path}: {type(error).__name__}: {_one_line(error)}") from error
+        raise UserError(f"--config {path}: {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(config, Config):
         raise UserError(f"--config {path}: get_config() must return a jaxseg.config.Config")
     return config
@@ -162,10 +162,6 @@ def _without_alias(argument: str) -> str:
     if dashes in ("-", "--") and setting in _ALIASES:
         return f"{dashes}config.{_ALIASES[setting]}{equals}{value}"
     return argument
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _check_names(argv: Sequence[str]):

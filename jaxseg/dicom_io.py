@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.datasets.checks import MAX_PATIENT_BYTES
-from jaxseg.errors import UserError
+from jaxseg.errors import UserError, one_line
 from jaxseg.volume import (
     Volume,
     as_pixels,
@@ -80,7 +80,7 @@ def read_segmentation(path: Path) -> np.ndarray:
     try:
         volume = highdicom.seg.segread(path).get_volume(dtype=np.float32)
     except _PIXEL_ERRORS as error:
-        raise UserError(f"{path}: cannot be read as DICOM-SEG ({_one_line(error)})") from error
+        raise UserError(f"{path}: cannot be read as DICOM-SEG ({one_line(error)})") from error
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine  # DICOM counts left and backwards
     return to_axial(volume.array[..., 0], axial_order(affine))
 
@@ -110,7 +110,7 @@ def _read_headers(paths: Sequence[Path]) -> list[tuple[Any, Path]]:
             if "Rows" in header and header.get("Modality") not in _NO_SCANS:
                 found.append((header, path))
         except (*_HEADER_ERRORS, pydicom.errors.InvalidDicomError) as error:
-            raise UserError(f"{path}: cannot be read as DICOM ({_one_line(error)})") from error
+            raise UserError(f"{path}: cannot be read as DICOM ({one_line(error)})") from error
     return found
 
 
@@ -231,7 +231,7 @@ def _read_pixels(paths: Sequence[Path]) -> np.ndarray:
                 pixels = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
             slices.append(as_pixels(pixels))
         except _PIXEL_ERRORS as error:
-            raise UserError(f"{path}: pixels cannot be read ({_one_line(error)})") from error
+            raise UserError(f"{path}: pixels cannot be read ({one_line(error)})") from error
     return np.stack(slices)[..., None]
 
 
@@ -272,8 +272,4 @@ def _write(headers: Sequence[Any], values: np.ndarray, path: Path):
     except _HEADER_ERRORS as error:
         if isinstance(error, OSError):
             raise
-        raise UserError(f"no DICOM-SEG can be made of this series ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{error}".split())
+        raise UserError(f"no DICOM-SEG can be made of this series ({one_line(error)})") from error

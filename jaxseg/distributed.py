@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxseg.errors import TrainingFailed, UserError
+from jaxseg.errors import TrainingFailed, UserError, one_line
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def join():
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         raise UserError(f"cannot join the other processes of this run: {reason}") from error
     if not is_main():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what C++ libraries print too
@@ -157,7 +157,7 @@ def failing_together() -> Iterator[None]:
         if isinstance(error, (UserError, TrainingFailed)):
             print(f"error: {where}: {error}", file=sys.stderr)
         elif isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
-            reason = " ".join(str(error).split())[:400]
+            reason = one_line(error)[:400]
             print(
                 f"error: {where} cannot go on, most likely since it has lost another process, "
                 f"whose own message says why ({reason}). The same command on all processes goes "

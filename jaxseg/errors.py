@@ -14,6 +14,11 @@ class TrainingFailed(Exception):  # noqa: N818 (reads as what happened)
     """Training cannot go on, by example after too many non-finite losses; exit code 1."""
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    return " ".join(str(error).split())
+
+
 class Check:
     """Checks a section of the config; raises UserError with name, value and the broken rule."""
 

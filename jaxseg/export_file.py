@@ -18,7 +18,7 @@ import jax.export
 import numpy as np
 
 from jaxseg import native
-from jaxseg.errors import UserError
+from jaxseg.errors import UserError, one_line
 
 _GOLDEN = ("volume", "probability", "mask")
 
@@ -113,7 +113,7 @@ def read(path: Path) -> Exported:
         return Exported(deserialise(program), metadata, golden)
     except Exception as error:  # whatever jax raises over a newer or damaged program
         made_by = metadata.get("versions", {}).get("jax")
-        cause = " ".join(str(error).split())[:200]
+        cause = one_line(error)[:200]
         raise UserError(
             f"{path}: jax {jax.__version__} cannot read it ({cause}); it was made by jax "
             f"{made_by}, and older versions do not read what newer ones write"

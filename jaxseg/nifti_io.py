@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.datasets.checks import MAX_PATIENT_BYTES
-from jaxseg.errors import UserError
+from jaxseg.errors import UserError, one_line
 from jaxseg.volume import (
     Volume,
     as_pixels,
@@ -43,7 +43,7 @@ def read_nifti(path: Path) -> Volume:
         *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
         *(OSError, EOFError, ValueError, MemoryError, zlib.error),
     ) as error:
-        cause = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        cause = one_line(error).removeprefix(f"{path}: ")
         raise UserError(f"{path}: cannot be read as NIfTI ({cause})") from error
     order = axial_order(affine)
     axial = axial_affine(affine, voxels.shape, order)

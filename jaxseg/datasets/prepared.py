@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxseg.datasets import decoded
 from jaxseg.datasets.index import Patient
-from jaxseg.errors import TrainingFailed
+from jaxseg.errors import TrainingFailed, one_line
 
 _MAX_CAUSE = 200  # characters of a library's message
 
@@ -78,6 +78,6 @@ def load_builder() -> ModuleType:
 
 
 def _unreadable(what: str, error: Exception) -> str:
-    cause = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_CAUSE]
+    cause = f"{type(error).__name__}: {one_line(error)}"[:_MAX_CAUSE]
     remedy = "delete the folder of the prepared copy, it is made again at the next start"
     return f"{what} ({cause}); {remedy}"

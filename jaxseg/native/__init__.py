@@ -20,6 +20,7 @@ import jax
 import jaxlib
 
 from jaxseg.compile_cache import folder_of_machine
+from jaxseg.errors import one_line
 
 _SOURCE = Path(__file__).parent / "conv3x3.cc"
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared")
@@ -65,7 +66,7 @@ def problem() -> str:
     try:
         library = ctypes.CDLL(str(_built()))
     except (OSError, subprocess.SubprocessError) as error:
-        return " ".join(str(error).split())[:200]
+        return one_line(error)[:200]
     for target, symbol in _SYMBOLS.items():
         function = jax.ffi.pycapsule(getattr(library, symbol))
         jax.ffi.register_ffi_target(target, function, platform="cpu")
