@@ -12,8 +12,13 @@ import numpy as np
 from jaxseg import checkpoint, geometry, operating, workdir
 from jaxseg.config import Config
 from jaxseg.datasets import Patient, Prepared, phantom
-from jaxseg.inference import Model, make_model, predict_patients, predict_volume
-from jaxseg.intensity import head_box, volume_statistics
+from jaxseg.inference import (
+    Model,
+    make_model,
+    make_records,
+    predict_patients,
+    predict_volume,
+)
 from jaxseg.operating import OperatingPoint, segment
 from jaxseg.state import Weights
 
@@ -60,10 +65,7 @@ def example_volume(num_channels: int, size: tuple[int, int]) -> np.ndarray:
 def make_example(trained: Trained, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Return volume [5, H, W, C], and the probability and mask [5, H, W] that jaxseg predicts."""
     volume = example_volume(trained.num_channels, size)
-    stats, box = volume_statistics(volume), head_box(volume)
-    no_mask = np.zeros((*size, 1), np.uint8)
-    records = [{"image": x, "mask": no_mask, "stats": stats, "head_box": box} for x in volume]
-    probability = predict_volume(_model(trained), records)[..., 0]
+    probability = predict_volume(_model(trained), make_records(volume))[..., 0]
     return {"volume": volume, "probability": probability, "mask": _mask(trained, probability)}
 
 

@@ -82,6 +82,20 @@ def predict_batch(model: Model, image: np.ndarray) -> jax.Array:
     return model.predict(model.weights, to_global(image, model.mesh), temperature)
 
 
+def predict_part(model: Model, images: Sequence[np.ndarray]) -> jax.Array:
+    """Predict at most a batch of images, filled up to the one compiled shape.
+
+    Args:
+        model: from `make_model`.
+        images: [h, w, C] each, on the training grid; at least one.
+
+    Returns:
+        Probabilities [b, h, w, K], b = the batch size; the first belong to the images.
+    """
+    missing = model.config.evaluation.batch_size - len(images)
+    return predict_batch(model, np.pad(np.stack(images), ((0, missing), (0, 0), (0, 0), (0, 0))))
+
+
 def predict_volume(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarray:
     """Predict the slices of one volume, in padded batches of one compiled shape.
 
@@ -96,9 +110,8 @@ def predict_volume(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarra
     batch_size, predicted = model.config.evaluation.batch_size, []
     for start in range(0, len(records), batch_size):
         part = records[start : start + batch_size]
-        images = np.stack([prepare_slice(r, size, crop)["image"] for r in part])
-        padding = ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0))
-        predicted.append(predict_batch(model, np.pad(images, padding)))  # returns at once
+        images = [prepare_slice(r, size, crop)["image"] for r in part]
+        predicted.append(predict_part(model, images))  # returns at once
     return _native(records, np.concatenate(jax.device_get(predicted)), model.config)
 
 

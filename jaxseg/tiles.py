@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxseg.geometry import warp_record
-from jaxseg.inference import Model, predict_batch
+from jaxseg.inference import Model, predict_part
 
 _SIGMA = 1 / 8  # of the tile's side
 
@@ -40,9 +40,8 @@ def predict_tiles(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarray
     batch_size = model.config.evaluation.batch_size
     for start in range(0, len(jobs), batch_size):
         part = jobs[start : start + batch_size]
-        images = np.stack([_cut(records[i], place, size) for i, place in part])
-        padding = ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0))
-        predicted = jax.device_get(predict_batch(model, np.pad(images, padding)))
+        images = [_cut(records[i], place, size) for i, place in part]
+        predicted = jax.device_get(predict_part(model, images))
         for (i, place), tile in zip(part, predicted, strict=False):
             here, there = _overlap(place, size, native)
             total[i][here] += (weight * tile)[there]
