@@ -15,7 +15,6 @@ Exit code 0, 1 when training would fail, 2 with one line on what to mend in the 
 """
 
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from jaxseg import cli, cost, findings
+from jaxseg import cli, cost, findings, workdir
 from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config, Dataset, Split
 from jaxseg.dataset_facts import PatientFacts, best_threshold, measure, summarise
@@ -210,6 +209,8 @@ def main(argv: Sequence[str]):
     for path in filter(None, (target, options.json)):
         if not Path(path).expanduser().absolute().parent.is_dir():
             raise UserError(f"{path}: its folder does not exist")
+        if Path(path).expanduser().is_dir():
+            raise UserError(f"{path}: is a folder; give the name of a file")
     if target and Path(target).expanduser().exists():
         raise UserError(f"--write-config {target}: exists; give another name or remove it")
     given = Dataset(
@@ -222,7 +223,7 @@ def main(argv: Sequence[str]):
         found = with_cost(found)
     print(format_page(found.report, found.findings), flush=True)
     if options.json:
-        write_json(Path(options.json).expanduser(), found)
+        write_report(Path(options.json).expanduser(), found)
     say_what_next(found, target)
     if found.fails:
         sys.exit(1)
@@ -239,11 +240,10 @@ def with_cost(found: Examination) -> Examination:
     return found._replace(report=found.report | {"cost": estimate}, findings=found.findings + more)
 
 
-def write_json(path: Path, found: Examination):
+def write_report(path: Path, found: Examination):
     """Write the report and all findings as strict JSON."""
     content = found.report | {"findings": [f._asdict() for f in found.findings]}
-    text = json.dumps(content | {"training_would_fail": found.fails}, indent=2, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    workdir.write_json(path, content | {"training_would_fail": found.fails})
 
 
 def say_what_next(found: Examination, target: str | None):
@@ -259,7 +259,7 @@ def say_what_next(found: Examination, target: str | None):
         return
     prepare(found.config.dataset, found.config.split)
     path = Path(target).expanduser()
-    path.write_text(to_python(found.config), encoding="utf-8")
+    workdir.replace_text(path, to_python(found.config))
     command = f"python -m jaxseg.train --config {shlex.quote(str(path))}"
     print(f"\nThe scans are prepared, the config is written. Train with\n  {command}")
 

@@ -7,7 +7,6 @@ Reading and running it needs jax, flatbuffers and numpy only.
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import jax
 import jax.export
 import numpy as np
 
-from jaxseg import native
+from jaxseg import native, workdir
 from jaxseg.errors import UserError, one_line
 
 _GOLDEN = ("volume", "probability", "mask")
@@ -78,16 +77,12 @@ def write(
         "model.stablehlo": program,
         "golden.npz": arrays.getvalue(),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
-            for name, content in members.items():
-                file.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    workdir.make_folder(path.parent)
+    workdir.replace_bytes(path, packed.getvalue())
 
 
 def read(path: Path) -> Exported:

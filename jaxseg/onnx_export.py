@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxseg import workdir
 from jaxseg.errors import UserError
 
 PACKAGES = ("jax2onnx==0.17.1", "onnxruntime>=1.20")
@@ -97,16 +98,6 @@ def convert(python: Path, job: dict[str, Any], arrays: dict[str, Any], output: P
                 f"{output}: not written: onnxruntime differs from JAX by {difference:.1e}, more "
                 f"than {TOLERANCE:.0e}"
             )
-        _move(made, output)
+        workdir.make_folder(output.parent)
+        workdir.replace_bytes(output, made.read_bytes())
     return difference
-
-
-def _move(made: Path, output: Path):
-    temporary = output.with_name(output.name + ".tmp")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(made.read_bytes())
-        os.replace(temporary, output)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from error

@@ -189,9 +189,14 @@ def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 def replace_text(path: Path, text: str):
     """Write a file whole or not at all; UserError when it cannot be written."""
+    replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: Path, content: bytes):
+    """Write as `replace_text` does."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

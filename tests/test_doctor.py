@@ -242,6 +242,14 @@ def test_the_program_with_a_sound_set(tmp_path):
     assert file.is_file() and json.loads(report.read_text())["training_would_fail"] is False
 
 
+@pytest.mark.parametrize("flag", ["--json", "--write-config"])
+def test_a_folder_to_write_to_is_told_before_the_work(tmp_path, flag):
+    write_folders(tmp_path / "source", patients=6)
+    done = run(tmp_path / "source", flag, tmp_path, "--no-timing")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: {tmp_path}: is a folder; give the name of a file\n"
+
+
 def test_the_program_with_a_broken_set(tmp_path):
     write_folders(tmp_path / "source", patients=6)
     (tmp_path / "source/p0/s0.png").write_bytes(b"")

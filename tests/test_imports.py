@@ -21,12 +21,12 @@ LEVELS = (
     ),
     (
         *("", "baselines", "config_data", "distributed", "geometry", "leakage", "locks", "native"),
-        *("onnx_export", "portable_volume", "scorecard", "volume", "datasets.builder"),
-        *("datasets.decoded", "datasets.files"),
+        *("portable_volume", "scorecard", "volume", "datasets.builder", "datasets.decoded"),
+        *("datasets.files",),
     ),
     (
-        *("config", "export_file", "figures", "layers", "report", "datasets.checks"),
-        *("datasets.lgg", "datasets.prepared"),
+        *("config", "figures", "layers", "report", "datasets.checks", "datasets.lgg"),
+        *("datasets.prepared",),
     ),
     (
         *("augment", "comparison_figure", "control", "dicom_io", "image_io", "losses", "model"),
@@ -36,8 +36,8 @@ LEVELS = (
     ("cli", "datasets", "state", "view_server", "volume_io", "datasets.layouts"),
     ("checkpoint", "data", "dataset_facts", "steps", "workdir"),
     (
-        *("compare", "findings", "folds", "onnx_convert", "operating", "progress", "step_time"),
-        *("suggest", "validation"),
+        *("compare", "export_file", "findings", "folds", "onnx_convert", "onnx_export"),
+        *("operating", "progress", "step_time", "suggest", "validation"),
     ),
     ("cost", "doctor_page", "inference", "predictions"),
     ("doctor", "export_compare", "threshold_baseline", "tiles", "tuning"),

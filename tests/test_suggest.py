@@ -1,6 +1,7 @@
 """The suggested config fits the data, fills the splits, survives its file and trains."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -69,6 +70,19 @@ def test_the_network_fits_the_images(found, accelerator, size, side, levels):
     assert config.train.batch_size % 6 == 0 and config.evaluation.batch_size % 6 == 0
     facts = [f._replace(head_box=box // 2) for f in facts]
     assert suggest_config(found.config.dataset, facts, Split(), accelerator, 6).input.crop_to_head
+
+
+@pytest.mark.parametrize("accelerator, name", [(False, "lgg_cpu"), (True, "lgg")])
+def test_the_recipe_is_that_of_the_config_file(found, accelerator, name):
+    recipe = cli.load_config(str(Path(__file__).parents[1] / f"configs/{name}.py"))
+    side = 240 if accelerator else 128
+    facts = [
+        f._replace(size=(side, side), head_box=np.array([0, 0, side, side])) for f in found.facts
+    ]
+    config = suggest_config(found.config.dataset, facts, Split(), accelerator, 1)
+    for section in ("augment", "model", "optimizer", "plateau", "early_stop", "evaluation"):
+        assert getattr(config, section) == getattr(recipe, section), section
+    assert config.train.batch_size == recipe.train.batch_size
 
 
 @pytest.mark.parametrize("number", [3, 5, 12, 39, 60])
