@@ -23,7 +23,7 @@ class Work(NamedTuple):
     batch: int
     dtype: str = "float32"
     steps: int = 1  # per timing; of the input, batches
-    workers: int = 0  # loader processes of the input; 0: none
+    workers: int = 0  # loader processes or threads of the input; 0: none
 
     @property
     def features(self) -> int:

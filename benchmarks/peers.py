@@ -26,7 +26,15 @@ _JAXSEG = ("jaxseg", "jaxseg", "", ())
 IMPLEMENTATIONS = (
     Implementation(*_JAXSEG, "benchmarks.worker_jaxseg", (*_STEPS, "matmul")),
     Implementation(*_JAXSEG, "benchmarks.worker_evaluation", ("evaluate",)),
-    Implementation(*_JAXSEG, "benchmarks.worker_input_jaxseg", ("input",)),
+    Implementation(*_JAXSEG, "benchmarks.worker_input_jaxseg", ("input",), {"processes": False}),
+    Implementation(
+        "jaxseg_processes",
+        *_JAXSEG[1:],
+        "benchmarks.worker_input_jaxseg",
+        ("input",),
+        {"processes": True},
+        "jaxseg: threads of one process; the others: loader processes",
+    ),
     Implementation(
         "pytorch_channels_last",
         *_TORCH,

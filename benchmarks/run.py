@@ -41,7 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--workers",
         type=lambda text: _numbers(text, least=0),
         default=[1, 2],
-        help="loader processes of the input",
+        help="loader processes (or threads) of the input",
     )
     add("--dtypes", type=_list_of(("float32", "bfloat16")), default=["float32"], help="computed in")
     add("--rounds", type=_number, default=10, help="timings of each implementation")

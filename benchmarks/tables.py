@@ -41,7 +41,7 @@ def result_text(result: Mapping[str, Any], reference: str) -> str:
             first that has one and is not jaxseg.
     """
     found = result["implementations"]
-    others = [name for name in found if name != "jaxseg"]
+    others = [name for name in found if not name.startswith("jaxseg")]
     reference = reference if reference in found else (others or [""])[0]
     lines = [heading(result, reference)]
     if found:
@@ -58,7 +58,7 @@ def heading(result: Mapping[str, Any], reference: str) -> str:
     if work["task"] != "matmul":
         parts.append(f"{work['size']}x{work['size']}x3, batch {work['batch']}")
     if work["task"] == "input":
-        parts.append(f"loader processes: {work['workers']}")
+        parts.append(f"loaders: {work['workers']}")
     elif work["task"] != "matmul":
         parts.append(f"{work['size'] // 8} features, {work['dtype']}")
     parts.append(f"{result['rounds']} rounds {how}")

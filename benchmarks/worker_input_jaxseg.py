@@ -22,11 +22,18 @@ def make_config(settings: dict[str, Any], folder: Path) -> Config:
     moves = {"rotation_probability": 1.0, "scale_probability": 1.0, "translation_probability": 1.0}
     off = ("elastic", "gamma", "brightness", "contrast", "noise", "blur", "low_resolution")
     off = {f"{name}_probability": 0.0 for name in (*off, "bias_field")}
-    size, workers = settings["size"], settings["workers"]
+    size, loaders = settings["size"], settings["workers"]
+    processes = loaders if settings["processes"] else 0
+    threads = 0 if processes else loaders
     return Config(
         dataset=Dataset("image_folder", str(folder / "scans"), str(folder / "prepared")),
         split=Split(train=("p0",), validation=("p1",), test=("p2",)),
-        input=Input(image_size=(size, size), tumour_fraction=0.0, num_workers=workers),
+        input=Input(
+            image_size=(size, size),
+            tumour_fraction=0.0,
+            num_workers=processes,
+            num_threads=threads,
+        ),
         augment=Augment(rotation_degrees=workload.ROTATION_DEGREES, **moves, **off),
         train=Train(batch_size=settings["batch"]),
     )

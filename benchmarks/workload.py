@@ -9,7 +9,7 @@ CHANNELS = 3
 LEVELS = 5  # of the classic U-Net: 4 poolings
 LEARNING_RATE = 1e-3
 DICE_SMOOTH = 1.0  # pixels
-SLICES = 128  # that the input pipelines read again and again
+SLICES = 1024  # that the input pipelines read again and again
 ROTATION_DEGREES = 15.0  # drawn from +-this
 EVALUATED_SLICES = 1000
 

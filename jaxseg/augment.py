@@ -6,11 +6,12 @@ used or not, so a slice depends on its generator and the settings alone.
 
 import functools
 import math
+import statistics
 
 import cv2
 import numpy as np
 
-from jaxseg import geometry
+from jaxseg import geometry, intensity
 from jaxseg.config import Augment
 
 
@@ -37,7 +38,7 @@ def augment_slice(
     matrix = geometry.record_matrix(record, image_size, crop_to_head)
     where = random_geometry(matrix, rng, image_size, config)
     moved = geometry.warp_record(record, where, image_size, config.cubic)
-    dark = geometry.dark_level(record["stats"])
+    dark = intensity.dark_level(record["stats"])
     return {"image": random_intensity(moved["image"], rng, dark, config), "mask": moved["mask"]}
 
 
@@ -242,8 +243,20 @@ def low_resolution(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def noise(image: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
-    """Add independent Gaussian noise to every pixel and channel."""
-    return image + np.float32(std) * rng.standard_normal(image.shape, np.float32)
+    """Add independent Gaussian noise to every pixel and channel.
+
+    Drawn from 65,536 equally likely values up to 4.3 standard deviations, in a quarter of the
+    time of exact normal numbers.
+    """
+    levels = np.frombuffer(rng.bytes(2 * image.size), np.uint16)
+    return image + np.float32(std) * np.take(_normal_quantiles(), levels).reshape(image.shape)
+
+
+@functools.cache
+def _normal_quantiles() -> np.ndarray:
+    """Return the middles of 65,536 equally likely parts of a normal distribution, float32."""
+    inverse = statistics.NormalDist().inv_cdf
+    return np.array([inverse((i + 0.5) / 2**16) for i in range(2**16)], np.float32)
 
 
 def _rows(values: np.ndarray, image: np.ndarray) -> np.ndarray:

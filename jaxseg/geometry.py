@@ -5,6 +5,7 @@ i - 0.5 to i + 0.5. A [2, 3] matrix takes training-grid coordinates to native on
 mask are sampled through it, and the prediction goes back through its inverse.
 """
 
+import math
 from collections.abc import Callable
 
 import cv2
@@ -94,10 +95,10 @@ def warp(
     """
     smaller, there = _shrink(image, where)
     interpolation = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
-    return (
-        _sample(smaller, there, image_size, interpolation, border),
-        _sample(mask, where, image_size, cv2.INTER_NEAREST, np.zeros(mask.shape[-1])),
-    )
+    image = _sample(smaller, there, image_size, interpolation, border)
+    if not mask.any():  # most slices have no tumour, and this is a tenth of their time
+        return image, np.zeros((*image_size, mask.shape[-1]), np.uint8)
+    return image, _sample(mask, where, image_size, cv2.INTER_NEAREST, np.zeros(mask.shape[-1]))
 
 
 def to_native_grid(
@@ -154,14 +155,9 @@ def warp_record(
 ) -> dict[str, np.ndarray]:
     """Normalise a record and `warp` it; outside the slice the image has intensity 0."""
     image = intensity.normalise(record["image"], record["stats"])
-    border = dark_level(record["stats"])
+    border = intensity.dark_level(record["stats"])
     image, mask = warp(image, record["mask"], where, image_size, border, cubic)
     return {"image": image, "mask": mask}
-
-
-def dark_level(stats: np.ndarray) -> np.ndarray:
-    """Return [C] float32, the normalised value of intensity 0."""
-    return intensity.normalise(np.zeros((1, 1, len(stats)), np.float32), stats)[0, 0]
 
 
 def by_channels(
@@ -189,11 +185,17 @@ def _sample(image, where, size, interpolation, border, mode=cv2.BORDER_CONSTANT)
     """Sample [H, W, C] at `where` ([2, 3] or [h, w, 2]) with one border value per channel."""
 
     def sample(part, values):
+        # OpenCV samples four floats per pixel in less than half the time of three.
+        three = part.ndim == 3 and part.shape[-1] == 3 and part.dtype == np.float32
+        if three:
+            part = cv2.cvtColor(part, cv2.COLOR_RGB2RGBA)
         colour = tuple(float(v) for v in values)
         if where.ndim == 3:
-            return cv2.remap(part, where, None, interpolation, None, mode, colour)
-        flags = interpolation | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(part, where, size[::-1], None, flags, mode, colour)
+            sampled = cv2.remap(part, where, None, interpolation, None, mode, colour)
+        else:
+            flags = interpolation | cv2.WARP_INVERSE_MAP
+            sampled = cv2.warpAffine(part, where, size[::-1], None, flags, mode, colour)
+        return cv2.cvtColor(sampled, cv2.COLOR_RGBA2RGB) if three else sampled
 
     return by_channels(sample, image, border)
 
@@ -216,6 +218,7 @@ def _shrink(image: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _step(where: np.ndarray) -> float:
     """Return how many source pixels lie, on average, between neighbours of the result."""
     if where.ndim == 2:
-        return float(np.sqrt(abs(np.linalg.det(where[:, :2]))))
+        (a, b, _), (c, d, _) = where.tolist()
+        return math.sqrt(abs(a * d - b * c))
     along_x = np.diff(where[::8], axis=1)  # smooth: some rows say it
     return float(np.mean(np.hypot(along_x[..., 0], along_x[..., 1])))

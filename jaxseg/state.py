@@ -1,5 +1,6 @@
 """The train state: arrays only."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ def new_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
     return jax.jit(make, out_shardings=where)(jax.random.key(config.seed))
 
 
+@functools.lru_cache(maxsize=4)  # a start asks four times, and each is a trace of the network
 def abstract_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
     """Return the shape, dtype and sharding of every array of the state; computes nothing."""
     shapes = jax.eval_shape(_initialiser(config, num_channels), jax.random.key(config.seed))

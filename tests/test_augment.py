@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kurtosis
 
 from jaxseg import augment, geometry
 from jaxseg.config import Augment
@@ -261,6 +262,13 @@ def test_noise_has_the_std_asked_for():
     added = augment.noise(image, 0.25, np.random.default_rng(0)) - image
     assert abs(added.std() - 0.25) < 0.005 and abs(added.mean()) < 0.005
     assert abs(np.corrcoef(added[..., 0].ravel(), added[..., 1].ravel())[0, 1]) < 0.04
+
+
+def test_noise_is_normal():
+    added = augment.noise(np.zeros((300, 300, 3), np.float32), 1.0, np.random.default_rng(0))
+    below = [(added < z).mean() for z in (-3, -1, 0, 1, 3)]
+    np.testing.assert_allclose(below, [0.00135, 0.15866, 0.5, 0.84134, 0.99865], atol=0.002)
+    assert kurtosis(added, axis=None) == pytest.approx(0, abs=0.05)
 
 
 def test_blur_spreads_a_point_by_sigma():

@@ -7,10 +7,21 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 from fake_launch import is_alive
 
-from benchmarks import environments, machine, measure, peers, run, tables, timing, workload
+from benchmarks import (
+    environments,
+    input_stages,
+    machine,
+    measure,
+    peers,
+    run,
+    tables,
+    timing,
+    workload,
+)
 from benchmarks.profile_step import largest, places
 from benchmarks.protocol import ROOT, Worker, WorkerFailed
 from jaxseg.config import Config, Input, Model
@@ -303,3 +314,19 @@ def test_help_and_imports_of_the_driver_leave_jax_alone():
     command = [sys.executable, "-m", "benchmarks.run", "--help"]
     shown = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
     assert "--peers" in shown and "--alone" in shown
+
+
+def test_stages_of_the_input_are_those_of_a_batch():
+    rng = np.random.default_rng(0)
+    record = {
+        "image": rng.integers(0, 256, (32, 32, 3)).astype(np.uint8),
+        "mask": np.ones((32, 32, 1), np.uint8),
+        "stats": np.array([[0, 255, 128, 50]] * 3, np.float32),
+        "head_box": np.array([0, 0, 32, 32]),
+    }
+    config = Config(input=Input(image_size=(16, 16)))
+    made = input_stages.stages(config, [record], np.zeros(input_stages.SLICES, int))
+    assert made["all of a slice as drawn"](0)["image"].shape == (16, 16, 3)
+    assert made["warp"](0)[0].shape == made["intensities as drawn"](0).shape == (16, 16, 3)
+    seconds = input_stages.milliseconds(made)
+    assert seconds.keys() == made.keys() and min(seconds.values()) > 0

@@ -215,3 +215,15 @@ def test_pixels_centred_on_the_edge_of_the_training_grid_are_inside(top, height)
     even = geometry.fit_matrix((50, 50), (16, 16), box + np.array([0, 0, 0, 1]))
     back = geometry.to_native_grid(np.ones((16, 16, 1), np.float32), even, (50, 50))[..., 0]
     assert back[top].sum() == height + 1
+
+
+@pytest.mark.parametrize("step", [1.0, 3.0])
+def test_an_empty_mask_stays_empty_and_the_image_does_not_depend_on_it(step):
+    image = np.random.default_rng(0).random((30, 40, 2)).astype(np.float32)
+    empty, full = np.zeros((30, 40, 1), np.uint8), np.ones((30, 40, 1), np.uint8)
+    where = np.array([[step, 0.1, 1.0], [-0.1, step, 2.0]])
+    moved, mask = geometry.warp(image, empty, where, (8, 12), image[0, 0])
+    other, filled = geometry.warp(image, full, where, (8, 12), image[0, 0])
+    assert (mask.shape, mask.dtype) == (filled.shape, filled.dtype) and filled.any()
+    assert not mask.any()
+    np.testing.assert_array_equal(moved, other)

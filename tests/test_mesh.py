@@ -128,6 +128,11 @@ def test_what_is_split_over_fsdp():
     assert whole_arrays(abstract, make_mesh(), 100) == []  # nothing was asked for
 
 
+def test_the_network_is_traced_once_for_its_shapes():
+    config = step_config()
+    assert abstract_state(config, 3, make_mesh()) is abstract_state(config, 3, make_mesh())
+
+
 def test_the_state_is_made_in_parts():
     """Parameters, both moments of Adam and the average: a quarter on each device."""
     config = step_config(fsdp=4, data=2)
