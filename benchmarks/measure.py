@@ -89,6 +89,7 @@ class _Opener:
             "JAX_COMPILATION_CACHE_DIR": str(programs / "jax"),
             "TORCHINDUCTOR_CACHE_DIR": str(programs / "inductor"),
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # others use the device too
+            "PYTHONDONTWRITEBYTECODE": "",  # set in containers: every start would compile Python
         }
         settings = self.work._asdict() | {"features": self.work.features} | one.options
         settings["folder"] = str(self.folder / "files" / one.name)
