@@ -28,6 +28,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> ja
     Returns:
         [B, *S, O]; on one CPU device equal up to rounding, on others exactly.
     """
+    if kernel.size == kernel.shape[-2] * kernel.shape[-1] and set(strides) == {1}:
+        return product(x, kernel.reshape(kernel.shape[-2:]))
     simple = x.ndim == 4 and kernel.shape[:2] == (3, 3) and padding == "SAME"
     simple &= set(strides) == {1} and x.dtype == kernel.dtype == jnp.float32
     if simple and native.fits(kernel.shape[-1]) and native.available():
@@ -58,6 +60,30 @@ def _convolve_native_backward(saved: tuple, dy: jax.Array) -> tuple[jax.Array, j
 _convolve_native.defvjp(_convolve_native_forward, _convolve_native_backward)
 
 
+@jax.custom_vjp
+def product(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return x @ weights, [..., C] and [C, O]: [..., O]."""
+    return x @ weights
+
+
+def _product_forward(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, tuple]:
+    return x @ weights, (x, weights)
+
+
+def _product_backward(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, weights = saved
+    batch = tuple(range(x.ndim - 1))
+    # XLA on CPU transposes the first operand, slowly: let it be the smaller one.
+    if x.size < dy.size:
+        dw = jax.lax.dot_general(x, dy, ((batch, batch), ((), ())))
+    else:
+        dw = jax.lax.dot_general(dy, x, ((batch, batch), ((), ()))).T
+    return dy @ weights.T, dw
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 class UpConv(nn.Module):
     """Transposed convolution with window 2 and stride 2: [B, *S, C] -> [B, *2S, features].
 
@@ -77,7 +103,7 @@ class UpConv(nn.Module):
         # flax keeps transposed kernels mirrored.
         kernel = jnp.flip(kernel, axis=tuple(range(rank))).astype(self.dtype)
         windows = jnp.moveaxis(kernel, rank, 0)  # [C, 2, ..., 2, O]
-        y = x.astype(self.dtype) @ windows.reshape(x.shape[-1], -1)
+        y = product(x.astype(self.dtype), windows.reshape(x.shape[-1], -1))
         return pixel_shuffle(y, rank) + bias.astype(self.dtype).reshape((1,) * (rank + 1) + (-1,))
 
 
