@@ -53,7 +53,7 @@ class Ledger:
         waiting = self.seconds.get("waiting for data", 0.0)
         training = waiting + self.seconds.get("steps", 0.0)
         if waiting > max(INPUT_BOUND_SHARE * training, INPUT_BOUND_SECONDS):
-            line += "; input-bound: more input.num_workers would help"
+            line += "; input-bound: more input.num_threads or num_workers would help"
         self.seconds = {}
         return shares, line
 

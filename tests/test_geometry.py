@@ -227,3 +227,18 @@ def test_an_empty_mask_stays_empty_and_the_image_does_not_depend_on_it(step):
     assert (mask.shape, mask.dtype) == (filled.shape, filled.dtype) and filled.any()
     assert not mask.any()
     np.testing.assert_array_equal(moved, other)
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+def test_three_channels_are_sampled_like_each_alone(elastic):
+    image = np.random.default_rng(0).random((30, 40, 3)).astype(np.float32)
+    mask, border = np.zeros((30, 40, 1), np.uint8), np.array([-1.0, -2.0, -3.0], np.float32)
+    where = np.array([[1.1, 0.1, -3.0], [-0.1, 1.1, 2.0]])
+    if elastic:
+        where = geometry.dense_map(where, (32, 32), np.ones((2, 32, 32), np.float32))
+    together, _ = geometry.warp(image, mask, where, (32, 32), border)
+    assert (together == border).all(axis=-1).any()  # some of it lies outside
+    for c in range(3):
+        one = image[..., c : c + 1]
+        alone, _ = geometry.warp(one, mask, where, (32, 32), border[c : c + 1])
+        np.testing.assert_allclose(together[..., c : c + 1], alone, atol=1e-5)

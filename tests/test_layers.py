@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.layers import UpConv, max_pool, pixel_shuffle, repeat
+from jaxseg.layers import UpConv, convolve, max_pool, pixel_shuffle, repeat
 
 SIZES = {1: (2, 6, 3), 2: (2, 4, 6, 3), 3: (1, 2, 4, 6, 2)}
 ranks = pytest.mark.parametrize("rank", SIZES)
@@ -39,6 +39,30 @@ def test_upconv_is_flax_conv_transpose(rank):
     assert expected[0].shape == (shape[0], *(2 * s for s in shape[1:-1]), 5)
     actual = value_and_gradients(lambda p, x: ours.apply({"params": p}, x), params, x)
     assert_trees_close(actual, expected)
+
+
+@ranks
+@pytest.mark.parametrize("features", [1, 7])
+def test_convolution_of_single_pixels_is_flax_conv(rank, features):
+    """Fewer and more outputs than inputs, since the gradient transposes the smaller array."""
+    x = jax.random.normal(jax.random.key(0), SIZES[rank])
+    kernel = jax.random.normal(jax.random.key(1), (1,) * rank + (x.shape[-1], features))
+    params = {"kernel": kernel, "bias": jnp.arange(1.0, features + 1)}
+
+    def run(**how):
+        layer = nn.Conv(features, (1,) * rank, **how)
+        return value_and_gradients(lambda p, x: layer.apply({"params": p}, x), params, x)
+
+    expected = run()
+    assert expected[0].shape == (*x.shape[:-1], features)
+    assert_trees_close(run(conv_general_dilated=convolve), expected)
+
+
+def test_convolution_of_single_pixels_with_a_stride_skips_pixels():
+    x, kernel = jnp.arange(18.0).reshape(1, 3, 3, 2), jnp.ones((1, 1, 2, 4))
+    order = ("NHWC", "HWIO", "NHWC")
+    strided = convolve(x, kernel, (2, 2), "SAME", dimension_numbers=order)
+    np.testing.assert_array_equal(strided[0, ..., 0], [[1, 9], [25, 33]])
 
 
 def test_upconv_starts_as_flax_conv_transpose():
