@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
 
-# More than 2 GiB, where glibc's largest positive threshold ends: a batch of 16 at 256x256 takes 3.5.
+# More than 2 GiB, the largest threshold that glibc takes: a batch of 16 at 256x256 needs 3.5.
 PROGRAM = """
 import resource
 import jaxseg

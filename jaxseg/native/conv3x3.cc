@@ -167,24 +167,49 @@ ffi::Error ImageGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> gradient,
   return ffi::Error::Success();
 }
 
-// sum[c, :] += image[p, c] * gradient[p, :] over n pixels, for K channels.
+// Pixels of images: channel c, a multiple of the block's size, of pixel p is at
+// data + p * pixel + c * channel.
+struct View {
+  const float* data;
+  int64_t pixel, channel;
+  const float* at(int64_t p, int64_t c) const { return data + p * pixel + c * channel; }
+};
+
+// Returns pixels [P, C] as [C / block, P, block].
+std::vector<float> Blocked(ffi::ThreadPool& pool, const float* x, int64_t pixels, int64_t channels,
+                           int64_t block) {
+  std::vector<float> made(pixels * channels);
+  Parallel(pool, channels / block, [&](int part) {
+    for (int64_t p = 0; p < pixels; ++p)
+      std::memcpy(&made[(part * pixels + p) * block], x + p * channels + part * block,
+                  block * sizeof(float));
+  });
+  return made;
+}
+
+// sum[c, :] += image[p, c] * gradient[p, :] over n pixels of each of some rows, for K channels.
 template <int N, int K, int R>
-void AddPixels(const float* x, const float* g, int64_t n, float* sum, const Shape& s) {
+void AddPixels(const View& image, const View& gradient, int64_t p, int64_t q, int64_t c, int64_t o,
+               int64_t rows, int64_t n, float* sum, const Shape& s) {
   V<N> acc[K][R];
   for (int c = 0; c < K; ++c)
     for (int r = 0; r < R; ++r) acc[c][r] = *reinterpret_cast<V<N>*>(sum + c * s.out + r * N);
-  for (int64_t p = 0; p < n; ++p, x += s.in, g += s.out) {
-    V<N> k[R];
-    for (int r = 0; r < R; ++r) k[r] = *reinterpret_cast<const V<N>*>(g + r * N);
-    for (int c = 0; c < K; ++c)
-      for (int r = 0; r < R; ++r) acc[c][r] += x[c] * k[r];
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* x = image.at(p + row * s.width, c);
+    const float* g = gradient.at(q + row * s.width, o);
+    for (int64_t i = 0; i < n; ++i, x += image.pixel, g += gradient.pixel) {
+      V<N> k[R];
+      for (int r = 0; r < R; ++r) k[r] = *reinterpret_cast<const V<N>*>(g + r * N);
+      for (int c = 0; c < K; ++c)
+        for (int r = 0; r < R; ++r) acc[c][r] += x[c] * k[r];
+    }
   }
   for (int c = 0; c < K; ++c)
     for (int r = 0; r < R; ++r) *reinterpret_cast<V<N>*>(sum + c * s.out + r * N) = acc[c][r];
 }
 
 // Adds the rows first..last of image b to channels from..to of sum [3, 3, C, O].
-void AddRows(const float* x, const float* g, float* sum, int64_t b, int64_t first, int64_t last,
+void AddRows(const View& x, const View& g, float* sum, int64_t b, int64_t first, int64_t last,
              int64_t from, int64_t to, const Shape& s) {
   ForOutputs(s.out, [&]<int N, int R>(int64_t o) {
     for (int i = 0; i < 3; ++i) {
@@ -192,13 +217,11 @@ void AddRows(const float* x, const float* g, float* sum, int64_t b, int64_t firs
       const int64_t bottom = std::min(last, s.height + 1 - i);
       for (int j = 0; j < 3; ++j) {
         const int64_t left = std::max(1 - j, 0), n = s.width - (j != 1);
+        const int64_t q = (b * s.height + top) * s.width + left;
+        const int64_t p = q + (i - 1) * s.width + j - 1;
         const auto add = [&]<int K>(int64_t c) {
           float* at = sum + ((i * 3 + j) * s.in + c) * s.out + o;
-          for (int64_t r = top; r < bottom; ++r) {
-            const float* xr = x + ((b * s.height + r + i - 1) * s.width + left + j - 1) * s.in + c;
-            const float* gr = g + ((b * s.height + r) * s.width + left) * s.out + o;
-            AddPixels<N, K, R>(xr, gr, n, at, s);
-          }
+          AddPixels<N, K, R>(x, g, p, q, c, o, bottom - top, n, at, s);
         };
         int64_t c = from;
         for (; c + kChannels <= to; c += kChannels) add.template operator()<kChannels>(c);
@@ -213,9 +236,9 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> image,
                           ffi::Buffer<ffi::F32> gradient, ffi::Result<ffi::Buffer<ffi::F32>> result) {
   auto d = image.dimensions();
   const Shape s{d[0], d[1], d[2], d[3], gradient.dimensions()[3]};
-  const float *x = image.typed_data(), *g = gradient.typed_data();
+  View x{image.typed_data(), s.in, 1}, g{gradient.typed_data(), s.out, 1};
   float* y = result->typed_data();
-  const int64_t size = 9 * s.in * s.out;
+  const int64_t size = 9 * s.in * s.out, pixels = s.batch * s.height * s.width;
   std::fill(y, y + size, 0.0f);
   // Bands of rows whose pixels stay in the cache for all taps.
   const int64_t band = std::clamp<int64_t>(65536 / (s.width * (s.in + s.out)), 1, s.height);
@@ -229,6 +252,14 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> image,
   // Parts do not depend on the number of threads: sums are always added in the same order.
   const int64_t parts = std::min<int64_t>(total, kParts);
   if (parts * size > total * band * s.width * (s.in + s.out)) {  // more sums than pixels
+    std::vector<float> blocked_x, blocked_g;
+    // Pixels kilobytes apart push one another out of the cache.
+    if (s.in % kChannels == 0 && s.out % (2 * kLanes) == 0) {
+      blocked_x = Blocked(pool, x.data, pixels, s.in, kChannels);
+      blocked_g = Blocked(pool, g.data, pixels, s.out, 2 * kLanes);
+      x = {blocked_x.data(), kChannels, pixels};
+      g = {blocked_g.data(), 2 * kLanes, pixels};
+    }
     const int64_t step = kChannels * ((s.in + kChannels * kParts - 1) / (kChannels * kParts));
     Parallel(pool, (s.in + step - 1) / step, [&](int part) {
       add_bands(0, total, part * step, std::min((part + 1) * step, s.in), y);
