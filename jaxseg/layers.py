@@ -1,10 +1,10 @@
-"""Convolution, up-sampling and pooling that are fast on every device, for images and volumes.
+"""Layers that are fast on every device, for images and volumes.
 
 XLA's own gradients of the transposed convolution and of max-pooling run tens of times
 slower on CPU than the rest of the network. Both operations on non-overlapping windows of
 2 are exactly a matrix product and a maximum over a reshaped axis; tests compare values
-and gradients with flax's `nn.ConvTranspose` and `nn.max_pool`. The 3x3 convolution is XLA's,
-but for a single CPU device, where `native` has a faster one.
+and gradients with flax's `nn.ConvTranspose` and `nn.max_pool`. The 3x3 convolution and batch norm
+are XLA's, but for a single CPU device, where `native` has faster ones.
 """
 
 import functools
@@ -83,6 +83,66 @@ def _product_backward(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 product.defvjp(_product_forward, _product_backward)
+
+
+def batch_norm(x: jax.Array, train: bool, relu: bool, dtype: jnp.dtype) -> jax.Array:
+    """Normalise a batch, then apply ReLU where asked; to be called by a compact module.
+
+    Args:
+        x: [B, *S, C].
+        train: use the batch's own statistics, in float32, and move the running ones towards them.
+        relu: set what is negative to 0 in the end.
+        dtype: of the result.
+
+    Returns:
+        [B, *S, C]; the variables are those of an `nn.BatchNorm` with the name "batch".
+    """
+    common = {"momentum": 0.9, "epsilon": 1e-5, "name": "batch"}
+    in_float32 = x.dtype == dtype == jnp.float32
+    if train and in_float32 and native.fits(x.shape[-1]) and native.available():
+        return _NativeBatchNorm(relu=relu, **common)(x)
+    # Two-pass variance: the one-pass form loses all digits on inputs with a large mean.
+    y = nn.BatchNorm(not train, dtype=dtype, use_fast_variance=False, **common)(x)
+    return nn.relu(y) if relu else y
+
+
+class _NativeBatchNorm(nn.Module):
+    """`nn.BatchNorm` in training, and ReLU where asked, of [..., C] float32."""
+
+    relu: bool
+    momentum: float
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, initial = x.shape[-1:], nn.initializers
+        scale = self.param("scale", initial.ones_init(), shape, jnp.float32)
+        bias = self.param("bias", initial.zeros_init(), shape, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        y, *statistics = _batch_norm_native(x, scale, bias, self.epsilon, self.relu)
+        statistics = jax.lax.stop_gradient(statistics)  # it has none for them
+        if not self.is_initializing():
+            for running, new in zip((mean, variance), statistics, strict=True):
+                running.value = self.momentum * running.value + (1 - self.momentum) * new
+        return y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _batch_norm_native(x, scale, bias, epsilon: float, relu: bool) -> tuple[jax.Array, ...]:
+    return tuple(native.batch_norm(x, scale, bias, epsilon, relu))
+
+
+def _batch_norm_native_forward(x, scale, bias, epsilon: float, relu: bool) -> tuple[tuple, tuple]:
+    y, *statistics = native.batch_norm(x, scale, bias, epsilon, relu)
+    return (y, *statistics), (x, statistics, scale, bias)
+
+
+def _batch_norm_native_backward(epsilon: float, relu: bool, saved: tuple, gradients) -> tuple:
+    return tuple(native.batch_norm_gradient(gradients[0], *saved, epsilon, relu))
+
+
+_batch_norm_native.defvjp(_batch_norm_native_forward, _batch_norm_native_backward)
 
 
 class UpConv(nn.Module):

@@ -7,31 +7,33 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.config import Model
-from jaxseg.layers import UpConv, convolve, max_pool, repeat
+from jaxseg.layers import UpConv, batch_norm, convolve, max_pool, repeat
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
 
 
 class Norm(nn.Module):
-    """Batch, group (at most 8 groups) or instance norm; statistics in float32."""
+    """Batch, group (at most 8 groups) or instance norm, then ReLU; statistics in float32."""
 
     kind: str
     dtype: jnp.dtype
+    relu: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalise [B, *S, C]; batch statistics are those of the global batch."""
-        # Two-pass variance: the one-pass form loses all digits on inputs with a large mean.
-        common = {"dtype": self.dtype, "use_fast_variance": False}
         if self.kind == "batch":
-            return nn.BatchNorm(not train, momentum=0.9, name="batch", **common)(x)
+            return batch_norm(x, train, self.relu, self.dtype)
         channels = x.shape[-1]
         groups = (
             channels
             if self.kind == "instance"
             else max(g for g in range(1, 9) if channels % g == 0)
         )
-        return nn.GroupNorm(num_groups=groups, name=self.kind, **common)(x)
+        # Two-pass variance, as with the batch.
+        common = {"dtype": self.dtype, "use_fast_variance": False, "name": self.kind}
+        y = nn.GroupNorm(num_groups=groups, **common)(x)
+        return nn.relu(y) if self.relu else y
 
 
 class Block(nn.Module):
@@ -50,13 +52,13 @@ class Block(nn.Module):
         for i in (1, 2):
             # The norm that follows has a bias of its own.
             conv = Conv(self.features, window, use_bias=False, dtype=dtype, name=f"conv_{i}")
-            y = Norm(config.norm, dtype, name=f"norm_{i}")(conv(y), train)
-            if i == 2 and config.residual:
+            add = i == 2 and config.residual
+            y = Norm(config.norm, dtype, not add, name=f"norm_{i}")(conv(y), train)
+            if add:
                 if x.shape[-1] != self.features:
                     one = (1,) * (x.ndim - 2)
                     x = Conv(self.features, one, use_bias=False, dtype=dtype, name="skip")(x)
-                y = y + x.astype(dtype)
-            y = nn.relu(y)
+                y = nn.relu(y + x.astype(dtype))
         if self.drop and config.dropout:
             y = nn.Dropout(config.dropout, deterministic=not train, name="dropout")(y)
         return y

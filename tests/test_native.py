@@ -1,9 +1,11 @@
-"""The convolutions in C++: equal to XLA's in value and gradient, at every shape that they take."""
+"""The operations in C++: equal to XLA's in value and gradient, at every shape that they take."""
 
+import functools
 import os
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 
 from jaxseg import export_file, layers, native
 
-pytestmark = pytest.mark.skipif(bool(native.problem()), reason=native.problem())
+# Not what else may be the matter: a source that does not compile must fail here.
+NO_COMPILER = "no C++ compiler" in native.problem()
+pytestmark = pytest.mark.skipif(NO_COMPILER, reason=native.problem())
 
 ORDER = ("NHWC", "HWIO", "NHWC")
 SHAPES = (  # batch, height, width, channels, outputs
@@ -21,7 +25,9 @@ SHAPES = (  # batch, height, width, channels, outputs
     (1, 1, 9, 1, 16),
     (2, 7, 13, 5, 24),  # odd sizes, channels in no register, one and a half registers
     (1, 33, 19, 11, 40),
-    (2, 8, 8, 136, 128),  # more sums than pixels: split by channels
+    (2, 8, 8, 136, 128),  # more sums than pixels: split by channels, in blocks
+    (1, 6, 5, 132, 128),  # channels that blocks do not divide
+    (2, 8, 8, 128, 120),  # nor outputs
     (1, 70, 300, 24, 8),  # several bands of rows
 )
 
@@ -77,10 +83,118 @@ def test_differentiated_as_xla_does(channels):
         assert_close(mine, xla)
 
 
+EPSILON = 1e-5
+NORMED = (  # shape of the images, mean, standard deviation
+    ((2, 16, 16, 16), 0.0, 1.0),
+    ((1, 1, 1, 8), 3.0, 1.0),  # one number, no variance
+    ((1, 3, 2, 24), 0.0, 1e-3),  # fewer pixels than parts
+    ((2, 9, 7, 136), 100.0, 1.0),  # the mean takes two digits
+    ((1, 70, 300, 40), -2.0, 5.0),  # several blocks
+    ((1, 4, 5, 6, 8), 0.0, 1.0),  # volumes
+)
+
+
+def normed(shape, mean, std):
+    rng = np.random.default_rng(1)
+    x, dy = rng.normal(mean, std, shape), rng.normal(size=shape)
+    scale, bias = rng.normal(1, 0.3, shape[-1]), rng.normal(size=shape[-1])
+    return tuple(a.astype(np.float32) for a in (x, dy, scale, bias))
+
+
+def reference_norm(x, dy, scale, bias, relu):
+    """In float64: the result, mean and variance, and the gradients of x, scale and bias."""
+    x, dy, scale, bias = (np.asarray(a, np.float64) for a in (x, dy, scale, bias))
+    axes = tuple(range(x.ndim - 1))
+    mean, variance = x.mean(axes), x.var(axes)
+    root = np.sqrt(variance + EPSILON)
+    unit = (x - mean) / root
+    y = unit * scale + bias
+    if relu:
+        dy = np.where(y > 0, dy, 0)
+        y = np.maximum(y, 0)
+    d_bias, d_scale = dy.sum(axes), (dy * unit).sum(axes)
+    count = x.size // x.shape[-1]
+    dx = scale / root * (dy - d_bias / count - unit * d_scale / count)
+    return (y, mean, variance), (dx, d_scale, d_bias)
+
+
+@pytest.mark.parametrize("relu", (False, True))
+@pytest.mark.parametrize(("shape", "mean", "std"), NORMED)
+def test_batch_norm_and_its_gradient_are_those_of_float64(shape, mean, std, relu):
+    x, dy, scale, bias = normed(shape, mean, std)
+    values, gradients = reference_norm(x, dy, scale, bias, relu)
+    options = {"epsilon": EPSILON, "relu": relu}
+    actual = jax.jit(functools.partial(native.batch_norm, **options))(x, scale, bias)
+    for mine, expected in zip(actual, values, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-6, atol=4e-6 * np.abs(values[0]).max())
+    gradient = jax.jit(functools.partial(native.batch_norm_gradient, **options))
+    # With the statistics of float64, lest a rounding of the mean decide what is below 0.
+    statistics = tuple(np.float32(v) for v in values[1:])
+    actual = gradient(dy, x, statistics, scale, bias)
+    unsure = np.abs(values[0]) < 1e-4 * np.abs(values[0]).max()
+    for mine, expected in zip(actual, gradients, strict=True):
+        close = np.isclose(mine, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+        assert (close | (unsure & relu if mine.shape == shape else False)).all()
+
+
 def test_the_same_bits_every_time():
     image, _, dy = made((3, 40, 64, 16, 32))
     first, second = (jax.jit(native.kernel_gradient)(image, dy) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+    scale, bias = np.ones(32, np.float32), np.zeros(32, np.float32)
+    norm = jax.jit(lambda x: native.batch_norm(x, scale, bias, EPSILON, True))
+    for one, other in zip(norm(dy), norm(dy), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class Normed(nn.Module):
+    """Batch norm and ReLU as the model calls them."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return layers.batch_norm(x, train, relu=True, dtype=jnp.dtype(jnp.float32))
+
+
+@pytest.mark.parametrize("initialise", (True, False))
+def test_batch_norm_is_that_of_flax(monkeypatch, initialise):
+    x, dy, scale, bias = normed((2, 12, 10, 24), 3.0, 2.0)
+    variables = {"params": {"batch": {"scale": scale, "bias": bias}}}
+    variables["batch_stats"] = {"batch": {"mean": bias, "var": scale**2}}
+
+    def run():
+        if initialise:
+            return Normed().init_with_output(jax.random.key(0), x, True)
+
+        def loss(params):
+            y, new = Normed().apply(variables | {"params": params}, x, True, mutable="batch_stats")
+            return jnp.sum(y * dy), (y, new)
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    expected = run()
+    monkeypatch.setattr(native, "available", lambda: True)
+    actual = run()
+    assert "jaxseg_batch_norm" in str(jax.make_jaxpr(run)())
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for mine, flax in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, flax, rtol=2e-6, atol=2e-5)
+
+
+def test_batch_norm_is_chosen_for_what_it_can_do_and_for_nothing_else(monkeypatch):
+    monkeypatch.setattr(native, "available", lambda: True)
+
+    def is_native(x, train=True):
+        def run(x):
+            return Normed().init_with_output(jax.random.key(0), x, train)
+
+        return "jaxseg_batch_norm" in str(jax.make_jaxpr(run)(x))
+
+    assert is_native(jnp.zeros((2, 4, 4, 8)))
+    assert not is_native(jnp.zeros((2, 4, 4, 8)), train=False)
+    assert not is_native(jnp.zeros((2, 4, 4, 12)))
+    assert not is_native(jnp.zeros((2, 4, 4, 8), jnp.bfloat16))
+    monkeypatch.setattr(native, "available", lambda: False)
+    assert not is_native(jnp.zeros((2, 4, 4, 8)))
 
 
 def test_not_used_on_several_devices(monkeypatch):

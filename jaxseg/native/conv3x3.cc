@@ -3,69 +3,20 @@
 // XLA's own kernel gradient runs at a third to a half of the machine's rate where channels are
 // few and images large. Both loops here keep a block of the result in registers and read images
 // and kernels where they lie: image [B, H, W, C], kernel [3, 3, C, O], result [B, H, W, O],
-// float32, O a multiple of 8. Compiled on first use and called by XLA (see native.py).
+// float32, O a multiple of 8. Compiled on first use and called by XLA (see __init__.py).
 
-#include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <mutex>
-#include <vector>
 
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "common.h"
 
 namespace {
 
-// One register of floats: 16 with AVX-512, else 8; 4 where O leaves no more.
-#ifdef __AVX512F__
-constexpr int kLanes = 16;
-#else
-constexpr int kLanes = 8;
-#endif
-template <int N>
-struct Vector {
-  typedef float type __attribute__((vector_size(N * sizeof(float)), aligned(4), may_alias));
-};
-template <int N>
-using V = typename Vector<N>::type;
-
 constexpr int kPixels = 8;    // of the result at once: 8 x 2 registers
 constexpr int kChannels = 8;  // of the kernel gradient at once
-constexpr int kParts = 16;    // of the kernel gradient's work
 
 struct Shape {
   int64_t batch, height, width, in, out;
 };
-
-// Runs body(part) for every part on XLA's threads and this one, and waits.
-template <typename Body>
-void Parallel(ffi::ThreadPool& pool, int parts, const Body& body) {
-  struct Shared {
-    std::atomic<int> next{0}, done{0};
-    std::mutex mutex;
-    std::condition_variable finished;
-  };
-  auto shared = std::make_shared<Shared>();
-  // A thread that comes too late finds nothing to do and touches nothing but `shared`.
-  auto work = [shared, parts, &body] {
-    for (int part; (part = shared->next++) < parts;) {
-      body(part);
-      if (++shared->done == parts) {
-        std::lock_guard<std::mutex> lock(shared->mutex);
-        shared->finished.notify_all();
-      }
-    }
-  };
-  const int helpers = std::min<int>(parts, pool.num_threads()) - 1;
-  for (int i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(work));
-  work();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->finished.wait(lock, [&] { return shared->done == parts; });
-}
 
 // result[p, :] = sum over taps and channels of rows[i][p + j, c] * kernel[i, j, c, :]
 // for P neighbouring pixels and R registers of outputs; rows are padded by one pixel.
@@ -104,15 +55,6 @@ void ConvolveRow(const float* const rows[3], const float* kernel, float* result,
   }
 }
 
-// Calls f with the widest block of outputs that fits: (offset, lanes, registers) at compile time.
-template <typename F>
-void ForOutputs(int64_t out, const F& f) {
-  int64_t o = 0;
-  for (; o + 2 * kLanes <= out; o += 2 * kLanes) f.template operator()<kLanes, 2>(o);
-  for (; o + kLanes <= out; o += kLanes) f.template operator()<kLanes, 1>(o);
-  for (; o < out; o += 8) f.template operator()<8, 1>(o);
-}
-
 // Returns the kernel of the image's gradient: mirrored, with inputs and outputs exchanged.
 std::vector<float> Transposed(ffi::ThreadPool& pool, const float* kernel, int64_t in, int64_t out) {
   constexpr int64_t kTile = 16;
@@ -140,7 +82,7 @@ void ConvolveImages(ffi::ThreadPool& pool, const float* x, const float* w, float
     for (int64_t r = std::max<int64_t>(first - 1, 0); r < std::min(last + 1, s.height); ++r)
       std::memcpy(&padded[(r - first + 1) * row + s.in], x + (b * s.height + r) * s.width * s.in,
                   s.width * s.in * sizeof(float));
-    ForOutputs(s.out, [&]<int N, int R>(int64_t o) {
+    ForChannels(s.out, [&]<int N, int R>(int64_t o) {
       for (int64_t r = first; r < last; ++r) {
         const float* top = &padded[(r - first) * row];
         const float* rows[3] = {top, top + row, top + 2 * row};
@@ -211,7 +153,7 @@ void AddPixels(const View& image, const View& gradient, int64_t p, int64_t q, in
 // Adds the rows first..last of image b to channels from..to of sum [3, 3, C, O].
 void AddRows(const View& x, const View& g, float* sum, int64_t b, int64_t first, int64_t last,
              int64_t from, int64_t to, const Shape& s) {
-  ForOutputs(s.out, [&]<int N, int R>(int64_t o) {
+  ForChannels(s.out, [&]<int N, int R>(int64_t o) {
     for (int i = 0; i < 3; ++i) {
       const int64_t top = std::max<int64_t>(first, 1 - i);
       const int64_t bottom = std::min(last, s.height + 1 - i);
