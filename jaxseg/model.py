@@ -17,7 +17,7 @@ class Norm(nn.Module):
 
     kind: str
     dtype: jnp.dtype
-    relu: bool = True
+    relu: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

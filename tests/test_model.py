@@ -118,17 +118,19 @@ def test_default_is_the_classic_unet():
     assert count == down + up + 33 == 7_763_041
 
 
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("kind", ["batch", "group", "instance"])
-def test_norms_are_those_of_numpy(kind):
+def test_norms_are_those_of_numpy(kind, relu):
     """Also where the mean is a thousand standard deviations away."""
     x = np.random.default_rng(0).normal(1000, [[[1.0, 2, 3, 4, 5, 6]]], (3, 4, 4, 6))
-    norm = Norm(kind, jnp.dtype("float32"))
+    norm = Norm(kind, jnp.dtype("float32"), relu)
     variables = norm.init(jax.random.key(0), jnp.zeros(x.shape), False)
     y, updated = norm.apply(variables, x.astype(np.float32), True, mutable=["batch_stats"])
     # 6 channels make 6 groups: the largest divisor of at most 8.
     axes = (0, 1, 2) if kind == "batch" else (1, 2)
     mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance), atol=2e-3)
+    expected = (x - mean) / np.sqrt(variance)
+    np.testing.assert_allclose(y, np.maximum(expected, 0) if relu else expected, atol=2e-3)
     if kind == "batch":
         stats = updated["batch_stats"]["batch"]
         np.testing.assert_allclose(stats["mean"], 0.1 * mean.ravel(), rtol=1e-5)
@@ -138,7 +140,7 @@ def test_norms_are_those_of_numpy(kind):
 def test_group_norm_shares_statistics_within_a_group():
     """16 channels make 8 groups of 2."""
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 16)).astype(np.float32)
-    norm = Norm("group", jnp.dtype("float32"))
+    norm = Norm("group", jnp.dtype("float32"), relu=False)
     y, _ = norm.init_with_output(jax.random.key(0), x, True)
     grouped = x.reshape(2, 16, 8, 2).astype(np.float64)
     mean, std = grouped.mean((1, 3), keepdims=True), grouped.std((1, 3), keepdims=True)
