@@ -137,6 +137,15 @@ def test_batch_norm_and_its_gradient_are_those_of_float64(shape, mean, std, relu
         assert (close | (unsure & relu if mine.shape == shape else False)).all()
 
 
+def test_what_is_not_a_number_is_not_hidden_by_the_relu():
+    x, _, scale, bias = normed((2, 5, 7, 16), 0.0, 1.0)
+    x[1, 2, 3, 5] = np.nan
+    y, *_ = native.batch_norm(x, scale, bias, EPSILON, True)
+    hidden = np.isnan(y)
+    assert hidden[..., 5].all()
+    assert not np.delete(hidden, 5, axis=-1).any()
+
+
 def test_the_same_bits_every_time():
     image, _, dy = made((3, 40, 64, 16, 32))
     first, second = (jax.jit(native.kernel_gradient)(image, dy) for _ in range(2))

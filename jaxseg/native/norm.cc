@@ -132,7 +132,7 @@ ffi::Error BatchNorm(ffi::ThreadPool pool, float epsilon, bool relu, ffi::Buffer
         for (int r = 0; r < R; ++r) {
           const int64_t at = p * s.channels + c + r * N;
           const V<N> value = normalised(At<N>(x + at), r);
-          At<N>(y + at) = relu ? (value > 0 ? value : V<N>{}) : value;
+          At<N>(y + at) = relu ? (value < 0 ? V<N>{} : value) : value;  // NaN stays NaN
         }
     });
   });
