@@ -5,6 +5,7 @@
 // float32, C a multiple of 8. Compiled on first use and called by XLA (see __init__.py).
 
 #include <cmath>
+#include <cstring>
 
 #include "common.h"
 
@@ -19,13 +20,16 @@ struct Affine {
   std::vector<float> mean, factor, bias;
 };
 
-template <int N>
-V<N>& At(float* x) {
-  return *reinterpret_cast<V<N>*>(x);
-}
+// By copying: clang takes a reference to V<N> as a promise of whole alignment.
 template <int N>
 V<N> At(const float* x) {
-  return *reinterpret_cast<const V<N>*>(x);
+  V<N> value;
+  std::memcpy(&value, x, sizeof value);
+  return value;
+}
+template <int N>
+void Put(float* x, V<N> value) {
+  std::memcpy(x, &value, sizeof value);
 }
 
 Extent ExtentOf(const ffi::Buffer<ffi::F32>& x) {
@@ -132,7 +136,7 @@ ffi::Error BatchNorm(ffi::ThreadPool pool, float epsilon, bool relu, ffi::Buffer
         for (int r = 0; r < R; ++r) {
           const int64_t at = p * s.channels + c + r * N;
           const V<N> value = normalised(At<N>(x + at), r);
-          At<N>(y + at) = relu ? (value < 0 ? V<N>{} : value) : value;  // NaN stays NaN
+          Put<N>(y + at, relu ? (value < 0.0f ? V<N>{} : value) : value);  // NaN stays NaN
         }
     });
   });
@@ -153,7 +157,7 @@ ffi::Error BatchNormGradient(ffi::ThreadPool pool, float epsilon, bool relu,
   // The gradient before the ReLU.
   const auto passed = [&]<int N, int R>(const AffineRegisters<N, R>& normalised, int64_t at, int r) {
     const V<N> d = At<N>(dy + at);
-    return relu ? (normalised(At<N>(x + at), r) > 0 ? d : V<N>{}) : d;
+    return relu ? (normalised(At<N>(x + at), r) > 0.0f ? d : V<N>{}) : d;
   };
   // Sums of the gradient, and of the gradient times x - mean.
   std::vector<double> sums(kParts * 2 * s.channels);
@@ -198,9 +202,8 @@ ffi::Error BatchNormGradient(ffi::ThreadPool pool, float epsilon, bool relu,
         for (int r = 0; r < R; ++r) {
           const int64_t at = p * s.channels + c + r * N;
           const V<N> apart = At<N>(x + at) - normalised.mean[r];
-          At<N>(dx + at) = (passed(normalised, at, r) - At<N>(&constant[c + r * N]) -
-                            apart * At<N>(&slope[c + r * N])) *
-                           normalised.factor[r];
+          const V<N> centred = passed(normalised, at, r) - At<N>(&constant[c + r * N]);
+          Put<N>(dx + at, (centred - apart * At<N>(&slope[c + r * N])) * normalised.factor[r]);
         }
     });
   });
