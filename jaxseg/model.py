@@ -13,7 +13,7 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
 
 
 class Norm(nn.Module):
-    """Batch, group (at most 8 groups) or instance norm, then ReLU; statistics in float32."""
+    """Batch, group (at most 8 groups) or instance norm in float32, then ReLU where asked."""
 
     kind: str
     dtype: jnp.dtype

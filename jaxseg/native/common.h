@@ -7,9 +7,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -28,6 +30,18 @@ struct Vector {
 };
 template <int N>
 using V = typename Vector<N>::type;
+
+// By copying: clang takes a reference to V<N> as a promise of whole alignment.
+template <int N>
+V<N> At(const float* x) {
+  V<N> value;
+  std::memcpy(&value, x, sizeof value);
+  return value;
+}
+template <int N>
+void Put(float* x, V<N> value) {
+  std::memcpy(x, &value, sizeof value);
+}
 
 constexpr int kParts = 16;  // of work; does not depend on threads, so sums keep their order
 
@@ -64,6 +78,20 @@ void ForChannels(int64_t channels, const F& f) {
   for (; o + 2 * kLanes <= channels; o += 2 * kLanes) f.template operator()<kLanes, 2>(o);
   for (; o + kLanes <= channels; o += kLanes) f.template operator()<kLanes, 1>(o);
   for (; o < channels; o += 8) f.template operator()<8, 1>(o);
+}
+
+// How XLA calls a function: with its threads, what else is bound, and then these arrays.
+inline auto BindToPool() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
+
+template <int kArguments, int kResults, typename Binding>
+auto Arrays(Binding&& binding) {  // kResults at least 1; a binding cannot be moved as it is
+  using Array = ffi::Buffer<ffi::F32>;
+  if constexpr (kArguments > 0)
+    return Arrays<kArguments - 1, kResults>(std::move(binding).template Arg<Array>());
+  else if constexpr (kResults > 1)
+    return Arrays<0, kResults - 1>(std::move(binding).template Ret<Array>());
+  else
+    return std::move(binding).template Ret<Array>();
 }
 
 #endif  // JAXSEG_NATIVE_COMMON_H_

@@ -5,8 +5,6 @@
 // and kernels where they lie: image [B, H, W, C], kernel [3, 3, C, O], result [B, H, W, O],
 // float32, O a multiple of 8. Compiled on first use and called by XLA (see __init__.py).
 
-#include <cstring>
-
 #include "common.h"
 
 namespace {
@@ -29,7 +27,7 @@ void ConvolvePixels(const float* const rows[3], const float* kernel, float* resu
       const float* w = kernel + (i * 3 + j) * s.in * s.out;
       for (int64_t c = 0; c < s.in; ++c, w += s.out) {
         V<N> k[R];
-        for (int r = 0; r < R; ++r) k[r] = *reinterpret_cast<const V<N>*>(w + r * N);
+        for (int r = 0; r < R; ++r) k[r] = At<N>(w + r * N);
         for (int p = 0; p < P; ++p) {
           const float value = x[p * s.in + c];
           for (int r = 0; r < R; ++r) sum[p][r] += value * k[r];
@@ -38,7 +36,7 @@ void ConvolvePixels(const float* const rows[3], const float* kernel, float* resu
     }
   }
   for (int p = 0; p < P; ++p)
-    for (int r = 0; r < R; ++r) *reinterpret_cast<V<N>*>(result + p * s.out + r * N) = sum[p][r];
+    for (int r = 0; r < R; ++r) Put<N>(result + p * s.out + r * N, sum[p][r]);
 }
 
 template <int N, int R>
@@ -135,19 +133,19 @@ void AddPixels(const View& image, const View& gradient, int64_t p, int64_t q, in
                int64_t rows, int64_t n, float* sum, const Shape& s) {
   V<N> acc[K][R];
   for (int c = 0; c < K; ++c)
-    for (int r = 0; r < R; ++r) acc[c][r] = *reinterpret_cast<V<N>*>(sum + c * s.out + r * N);
+    for (int r = 0; r < R; ++r) acc[c][r] = At<N>(sum + c * s.out + r * N);
   for (int64_t row = 0; row < rows; ++row) {
     const float* x = image.at(p + row * s.width, c);
     const float* g = gradient.at(q + row * s.width, o);
     for (int64_t i = 0; i < n; ++i, x += image.pixel, g += gradient.pixel) {
       V<N> k[R];
-      for (int r = 0; r < R; ++r) k[r] = *reinterpret_cast<const V<N>*>(g + r * N);
+      for (int r = 0; r < R; ++r) k[r] = At<N>(g + r * N);
       for (int c = 0; c < K; ++c)
         for (int r = 0; r < R; ++r) acc[c][r] += x[c] * k[r];
     }
   }
   for (int c = 0; c < K; ++c)
-    for (int r = 0; r < R; ++r) *reinterpret_cast<V<N>*>(sum + c * s.out + r * N) = acc[c][r];
+    for (int r = 0; r < R; ++r) Put<N>(sum + c * s.out + r * N, acc[c][r]);
 }
 
 // Adds the rows first..last of image b to channels from..to of sum [3, 3, C, O].
@@ -220,15 +218,6 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> image,
 
 }  // namespace
 
-// Each takes two arrays of float32 and makes one.
-#define JAXSEG_HANDLER(name, function)                                    \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, function,                           \
-                                ffi::Ffi::Bind()                          \
-                                    .Ctx<ffi::ThreadPool>()               \
-                                    .Arg<ffi::Buffer<ffi::F32>>()         \
-                                    .Arg<ffi::Buffer<ffi::F32>>()         \
-                                    .Ret<ffi::Buffer<ffi::F32>>())
-
-JAXSEG_HANDLER(JaxsegConvolve, Convolve);
-JAXSEG_HANDLER(JaxsegImageGradient, ImageGradient);
-JAXSEG_HANDLER(JaxsegKernelGradient, KernelGradient);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegConvolve, Convolve, (Arrays<2, 1>(BindToPool())));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegImageGradient, ImageGradient, (Arrays<2, 1>(BindToPool())));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegKernelGradient, KernelGradient, (Arrays<2, 1>(BindToPool())));

@@ -5,7 +5,6 @@
 // float32, C a multiple of 8. Compiled on first use and called by XLA (see __init__.py).
 
 #include <cmath>
-#include <cstring>
 
 #include "common.h"
 
@@ -19,18 +18,6 @@ struct Extent {
 struct Affine {
   std::vector<float> mean, factor, bias;
 };
-
-// By copying: clang takes a reference to V<N> as a promise of whole alignment.
-template <int N>
-V<N> At(const float* x) {
-  V<N> value;
-  std::memcpy(&value, x, sizeof value);
-  return value;
-}
-template <int N>
-void Put(float* x, V<N> value) {
-  std::memcpy(x, &value, sizeof value);
-}
 
 Extent ExtentOf(const ffi::Buffer<ffi::F32>& x) {
   auto d = x.dimensions();
@@ -210,31 +197,9 @@ ffi::Error BatchNormGradient(ffi::ThreadPool pool, float epsilon, bool relu,
   return ffi::Error::Success();
 }
 
+auto Bound() { return BindToPool().Attr<float>("epsilon").Attr<bool>("relu"); }
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegBatchNorm, BatchNorm,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<float>("epsilon")
-                                  .Attr<bool>("relu")
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegBatchNormGradient, BatchNormGradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<float>("epsilon")
-                                  .Attr<bool>("relu")
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegBatchNorm, BatchNorm, (Arrays<3, 3>(Bound())));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegBatchNormGradient, BatchNormGradient, (Arrays<6, 3>(Bound())));
