@@ -14,11 +14,13 @@ import jax
 import numpy as np
 
 from benchmarks.protocol import session_memory_bytes
-from jaxseg import augment, cli, geometry, intensity
-from jaxseg.config import Config
-from jaxseg.data import record_indices, training_batches
-from jaxseg.datasets import Prepared, prepare, split_patients
-from jaxseg.sharding import make_mesh, to_global
+from jaxseg.config import Config, command_line
+from jaxseg.datasets.prepare import prepare
+from jaxseg.datasets.prepared import Prepared
+from jaxseg.datasets.samples import record_indices, training_batches
+from jaxseg.datasets.splits import split_patients
+from jaxseg.imaging import augment, augment_contrast, augment_shape, geometry, intensity
+from jaxseg.machine.sharding import make_mesh, to_global
 
 SLICES, PASSES, BATCHES = 64, 9, 40
 
@@ -38,12 +40,12 @@ def stages(config: Config, source: Any, indices: np.ndarray) -> dict[str, Stage]
     records = [source[int(i)] for i in indices]
     images = [intensity.normalise(r["image"], r["stats"]) for r in records]
     dark = [intensity.dark_level(r["stats"]) for r in records]
-    moved = augment.movement(size, True, 9.0, 1.1, np.ones(2))
+    moved = augment_shape.movement(size, True, 9.0, 1.1, np.ones(2))
     moves = [geometry.compose(geometry.record_matrix(r, size, crop), moved) for r in records]
-    nodes = rng.uniform(-1, 1, (2, *augment.node_grid(size, spacing)))
+    nodes = rng.uniform(-1, 1, (2, *augment_shape.node_grid(size, spacing)))
 
     def bend(i: int) -> np.ndarray:
-        field = np.stack([augment.smooth_field(n, size, spacing) for n in nodes])
+        field = np.stack([augment_shape.smooth_field(n, size, spacing) for n in nodes])
         return geometry.dense_map(moves[i], size, field)
 
     def warp(i: int, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +58,9 @@ def stages(config: Config, source: Any, indices: np.ndarray) -> dict[str, Stage]
         "warp": lambda i: warp(i, moves[i]),
         "elastic map (where drawn)": bend,
         "elastic warp (where drawn)": lambda i: warp(i, bent[i]),
-        "intensities as drawn": lambda i: augment.random_intensity(warped[i], rng, dark[i], change),
+        "intensities as drawn": lambda i: augment_contrast.random_intensity(
+            warped[i], rng, dark[i], change
+        ),
         "all of a slice as drawn": lambda i: augment.augment_slice(
             source[int(indices[i])], rng, size, crop, change
         ),
@@ -101,7 +105,7 @@ def say_loader(config: Config, prepared: Prepared, patients: Sequence[Any]):
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
-    config, name = cli.parse_config(argv, __doc__)
+    config, name = command_line.parse_config(argv, __doc__)
     prepared = prepare(config.dataset)
     patients = split_patients(prepared.patients, config.split)["train"]
     indices = np.random.default_rng(0).choice(record_indices(patients), SLICES)
@@ -114,4 +118,4 @@ def main(argv: Sequence[str]):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -19,8 +19,8 @@ import jax
 
 from benchmarks import tables
 from benchmarks.worker_jaxseg import common_batch, common_state, make_config
-from jaxseg.sharding import make_mesh
-from jaxseg.steps import jit_train_step
+from jaxseg.machine.sharding import make_mesh
+from jaxseg.training.steps import jit_train_step
 
 
 def places(hlo: str) -> dict[str, str]:

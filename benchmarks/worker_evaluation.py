@@ -14,18 +14,20 @@ import numpy as np
 from benchmarks import workload
 from benchmarks.protocol import Actions, serve
 from benchmarks.worker_jaxseg import common_state, make_config
-from jaxseg.baselines import ThresholdBaseline
-from jaxseg.compile_cache import keep_compiled_programs
 from jaxseg.config import Config, Dataset, Evaluation, Optimizer
-from jaxseg.data import training_batches
-from jaxseg.datasets import Patient, Prepared, prepare
-from jaxseg.evaluate import score_cases
-from jaxseg.inference import make_model, predict_patients
-from jaxseg.operating import OperatingPoint
-from jaxseg.sharding import make_mesh, to_global
-from jaxseg.state import Weights
-from jaxseg.steps import jit_train_step
-from jaxseg.workdir import versions
+from jaxseg.datasets.index import Patient
+from jaxseg.datasets.prepare import prepare
+from jaxseg.datasets.prepared import Prepared
+from jaxseg.datasets.samples import training_batches
+from jaxseg.evaluation.score import score_cases
+from jaxseg.machine.compile_cache import keep_compiled_programs
+from jaxseg.machine.sharding import make_mesh, to_global
+from jaxseg.models.apply import Weights
+from jaxseg.prediction.inference import make_model, predict_patients
+from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.runs.workdir import versions
+from jaxseg.scoring.baselines import ThresholdBaseline
+from jaxseg.training.steps import jit_train_step
 
 TRAINING_STEPS = 40
 

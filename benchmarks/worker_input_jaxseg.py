@@ -10,9 +10,10 @@ from absl import flags
 from benchmarks import workload
 from benchmarks.protocol import Actions, serve, session_memory_bytes
 from jaxseg.config import Augment, Config, Dataset, Input, Split, Train
-from jaxseg.data import training_batches
-from jaxseg.datasets import Prepared, prepare
-from jaxseg.workdir import versions
+from jaxseg.datasets.prepare import prepare
+from jaxseg.datasets.prepared import Prepared
+from jaxseg.datasets.samples import training_batches
+from jaxseg.runs.workdir import versions
 
 SLICES_PER_PATIENT = 32
 

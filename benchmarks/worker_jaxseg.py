@@ -11,13 +11,14 @@ from typing import Any  # noqa: E402
 import jaxseg.train  # noqa: E402, F401 (what a training imports)
 from benchmarks import workload  # noqa: E402
 from benchmarks.protocol import Actions, peak_memory_bytes, serve  # noqa: E402
-from jaxseg import checkpoint  # noqa: E402
-from jaxseg.compile_cache import keep_compiled_programs  # noqa: E402
 from jaxseg.config import Config, Input, Model, Optimizer, Train  # noqa: E402
-from jaxseg.sharding import make_mesh, shardings, split_batch, to_global  # noqa: E402
-from jaxseg.state import TrainState, best_weights, new_state  # noqa: E402
-from jaxseg.steps import jit_predict, jit_train_step  # noqa: E402
-from jaxseg.workdir import versions  # noqa: E402
+from jaxseg.machine.compile_cache import keep_compiled_programs  # noqa: E402
+from jaxseg.machine.sharding import make_mesh, shardings, split_batch, to_global  # noqa: E402
+from jaxseg.models.apply import jit_predict  # noqa: E402
+from jaxseg.runs import checkpoint  # noqa: E402
+from jaxseg.runs.workdir import versions  # noqa: E402
+from jaxseg.training.state import TrainState, best_weights, new_state  # noqa: E402
+from jaxseg.training.steps import jit_train_step  # noqa: E402
 
 _IMPORTED = time.perf_counter()
 

@@ -1,5 +1,5 @@
 """Brain-tumour segmentation on MRI with a U-Net in JAX."""
 
-from jaxseg.cpu_setup import set_up_cpu
+from jaxseg.machine.cpu import set_up_cpu
 
 set_up_cpu()  # before jax is first imported

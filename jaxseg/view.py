@@ -31,59 +31,61 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from absl import flags
-
-from jaxseg import cli
-from jaxseg.compile_cache import keep_compiled_programs
+from jaxseg.config import command_line
 from jaxseg.errors import UserError
-from jaxseg.view_data import Gallery
-from jaxseg.view_predictions import open_predictions
-from jaxseg.view_run import open_run
-from jaxseg.view_server import address, make_server
+from jaxseg.machine.compile_cache import keep_compiled_programs
+from jaxseg.viewer.of_predictions import open_predictions
+from jaxseg.viewer.of_run import open_run
+from jaxseg.viewer.pictures import Gallery
+from jaxseg.viewer.serve import address, make_server
 
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
-    flags.DEFINE_string("workdir", None, "folder of the training run")
-    flags.DEFINE_enum("split", "test", ["train", "validation", "test", "all"], "patients to show")
-    flags.DEFINE_string("source", None, "another folder or zip of the same layout")
-    flags.DEFINE_integer("port", 0, "port to serve on; 0: any that is free", 0, 65535)
-    flags.DEFINE_bool("no-browser", False, "only print the address")
-    flags.DEFINE_string("niivue", None, "copy of NiiVue for 3D rendering")
-    flags.DEFINE_string("predictions", None, "folder that predict wrote")
-    flags.DEFINE_string("channels", None, "one file or folder per channel")
-    flags.DEFINE_string("fill", None, "channel that stands in for missing ones")
-    inputs = [Path(path).expanduser() for path in cli.parse_arguments(argv, __doc__)]
-    options = flags.FLAGS
+    options, rest = command_line.parse(
+        argv,
+        __doc__,
+        workdir=None,
+        split=("train", "validation", "test", "all"),
+        source=None,
+        port=0,
+        no_browser=False,
+        niivue=None,
+        predictions=None,
+        channels=None,
+        fill=None,
+    )
+    if not 0 <= options.port <= 65535:
+        raise UserError(f"--port={options.port}: must lie in 0..65535")
     niivue = niivue_copy(options.niivue)
-    gallery = open_gallery(inputs)
+    gallery = open_gallery([Path(path).expanduser() for path in rest], options)
     with make_server(gallery, options.port, niivue) as server:
         count = len(gallery.rows)
         print(f"{count} patient{'s' * (count != 1)} at {address(server)}", flush=True)
         print("Ctrl-C ends", flush=True)
-        if not options["no-browser"].value and _has_screen():
+        if not options.no_browser and _has_screen():
             webbrowser.open(address(server))
         server.serve_forever()
 
 
-def open_gallery(inputs: Sequence[Path]) -> Gallery:
+def open_gallery(inputs: Sequence[Path], options: Any) -> Gallery:
     """Return what the flags and arguments ask for; UserError when they contradict each other."""
-    options = flags.FLAGS
     if options.workdir is None:
         raise UserError("what shall be shown? Give --workdir DIR (see --help)")
     run = Path(options.workdir).expanduser()
-    of_run = options["split"].present or options.source is not None
+    of_run = options.split is not None or options.source is not None
     of_inputs = any((options.predictions, options.channels, options.fill))
     if inputs and of_run:
         raise UserError("--split and --source are for the training data; leave out the INPUT")
     if of_inputs and not inputs:
         raise UserError("which scans? Give the INPUT of predict too (see --help)")
-    if options.source is not None and options["split"].present:
+    if options.source is not None and options.split is not None:
         raise UserError("--source takes all its patients; leave --split out")
     keep_compiled_programs()
     if not inputs:
-        return open_run(run, options.split, options.source)
+        return open_run(run, options.split or "test", options.source)
     folder = Path(options.predictions or run / "predictions").expanduser()
     return open_predictions(run, inputs, folder, options.channels, options.fill)
 
@@ -103,4 +105,4 @@ def _has_screen() -> bool:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

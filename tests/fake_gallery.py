@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.errors import TrainingFailed
-from jaxseg.view_data import Gallery, Row, make_prediction, make_scan
-from jaxseg.view_server import make_server
+from jaxseg.viewer.pictures import Gallery, Row, make_prediction, make_scan
+from jaxseg.viewer.serve import make_server
 
 SHAPE = (6, 8, 10)  # slices, rows, columns
 SPACING_MM = (3.0, 1.0, 2.0)

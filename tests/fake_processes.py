@@ -72,8 +72,8 @@ def main(output: Path, axes: dict[str, int]):
     import numpy as np
     from fake_steps import on_host, sgd_steps, step_config
 
-    from jaxseg import distributed
-    from jaxseg.sharding import make_mesh
+    from jaxseg.machine import distributed
+    from jaxseg.machine.sharding import make_mesh
 
     distributed.join()
     config = step_config("batch", dropout=0.2, **axes)

@@ -5,12 +5,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxseg import checkpoint, operating, workdir
 from jaxseg.config import Config
-from jaxseg.datasets import prepare, split_patients
-from jaxseg.operating import OperatingPoint
-from jaxseg.sharding import make_mesh
-from jaxseg.state import new_state
+from jaxseg.datasets.prepare import prepare
+from jaxseg.datasets.splits import split_patients
+from jaxseg.machine.sharding import make_mesh
+from jaxseg.prediction import operating
+from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.runs import checkpoint, workdir
+from jaxseg.training.state import new_state
 
 
 def write_run(run: Path, config: Config, point: OperatingPoint) -> Path:

@@ -7,13 +7,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxseg import steps
 from jaxseg.config import Config, Input, Loss, Model, Optimizer, Train
 from jaxseg.config import Mesh as MeshConfig
-from jaxseg.model import UNet
-from jaxseg.optimizer import learning_rate_schedule
-from jaxseg.sharding import replicated, shardings, split_state, to_global
-from jaxseg.state import TrainState, new_state
+from jaxseg.machine.sharding import replicated, shardings, split_state, to_global
+from jaxseg.models.unet import UNet
+from jaxseg.training import steps
+from jaxseg.training.optimizer import learning_rate_schedule
+from jaxseg.training.state import TrainState, new_state
 
 BATCH, SIZE = 16, (32, 16)
 

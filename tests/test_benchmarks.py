@@ -25,8 +25,8 @@ from benchmarks import (
 from benchmarks.profile_step import largest, places
 from benchmarks.protocol import ROOT, Worker, WorkerFailed
 from jaxseg.config import Config, Input, Model
-from jaxseg.sharding import make_mesh
-from jaxseg.state import abstract_state
+from jaxseg.machine.sharding import make_mesh
+from jaxseg.training.state import abstract_state
 
 FAKE = [sys.executable, "-m", "tests.fake_worker"]
 

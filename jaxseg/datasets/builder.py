@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxseg.datasets.index import Volume
-from jaxseg.intensity import head_box, volume_statistics
+from jaxseg.imaging.intensity import head_box, volume_statistics
 
 VERSION = "1.0.0"
 _SPLIT = "scans"

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from jaxseg.datasets.decode import decode_image, decode_mask_values
-from jaxseg.datasets.files import Files, Slice
 from jaxseg.datasets.index import Patient, Volume, find_copies, same_images
 from jaxseg.errors import UserError
+from jaxseg.layouts.slices import Slice
+from jaxseg.scans.decode import decode_image, decode_mask_values
+from jaxseg.scans.files import Files
 
 _MAX_LINES = 50
 MAX_PATIENT_BYTES = 4 << 30  # 500 slices of 1024 x 1024 of 4 channels of 16 bit

@@ -72,7 +72,7 @@ class _Records:
 
 def load_builder() -> ModuleType:
     """Return the module of the TFDS builders."""
-    from jaxseg.datasets import builder  # loads TFDS, half a second that most starts do not need
+    from jaxseg.datasets import builder
 
     return builder
 

@@ -1,0 +1,129 @@
+"""Settings of the data: which scans, which patient in which split, how slices become samples."""
+
+import dataclasses
+
+from jaxseg.config.check import Check, names
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Which scans, and how to read them."""
+
+    name: str = "brain_phantom"  # brain_phantom, lgg_mri or image_folder
+    source: str | None = None  # folder or zip of the scans; the phantom needs none
+    cache_dir: str | None = None  # prepared copies; None: jaxseg/ in the user's cache folder
+    spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); (): unknown, pixels
+    flair_channel: int = 1  # channel shown in the figures; the last where there are fewer
+    patient_regex: str | None = None  # image_folder: its first group in the stem is the patient
+    every_image_is_a_patient: bool = False  # image_folder: state it when it is so
+    phantom_patients: int = 48  # brain_phantom: number of patients
+    phantom_seed: int = 0  # brain_phantom: another seed, other patients
+
+    def __post_init__(self):
+        check = Check("dataset", self)
+        check.choice("name", "brain_phantom", "lgg_mri", "image_folder")
+        known = len(self.spacing_mm) == 3 and min(self.spacing_mm) > 0
+        rule = "give three positive numbers (slice distance, row, column) or ()"
+        check("spacing_mm", self.spacing_mm == () or known, rule)
+        check.at_least(0, "flair_channel", "phantom_seed")
+        check.at_least(3, "phantom_patients")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Which patient is in which split; see `jaxseg/datasets/splits.py`."""
+
+    fractions: tuple[float, ...] = (0.7, 0.15, 0.15)  # train, validation, test by hash of the id
+    salt: int = 0  # another salt, another random split
+    num_folds: int = 0  # above 0: k folds instead of fractions
+    fold: int = 0  # test = this fold, validation = the next one, train = the others
+    train: tuple[str, ...] = ()  # explicit lists of patient ids instead of the above
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check = Check("split", self)
+        f = self.fractions
+        rule = "give three fractions (train, validation, test) that sum to 1"
+        check("fractions", len(f) == 3 and min(f) >= 0 and abs(sum(f) - 1) < 1e-6, rule)
+        check("num_folds", self.num_folds not in (1, 2), "must be 0 (no folds) or at least 3")
+        check.at_least(0, "num_folds")
+        last = max(self.num_folds, 1) - 1
+        check("fold", 0 <= self.fold <= last, f"must lie in 0..{last}")
+        for name in ("train", "validation", "test"):
+            one = any("," in patient for patient in getattr(self, name))
+            check(name, not one, "give ids in quotes, as in \"('a', 'b')\"")
+        given = {bool(self.train), bool(self.validation), bool(self.test)}
+        check("train", len(given) == 1, "give all of train, validation and test or none of them")
+        either = not (self.num_folds and self.train)
+        check("num_folds", either, "leave it out where lists of patients make the split")
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """From the native slice to the training grid."""
+
+    image_size: tuple[int, ...] = (256, 256)  # training grid (rows, columns), pixels
+    crop_to_head: bool = False  # cut the head's bounding box out first
+    tumour_fraction: float = 0.5  # share drawn from slices with tumour; 0: as they come
+    num_workers: int = 0  # loader processes; 0: threads of this process
+    num_threads: int = 2  # loader threads (per process)
+
+    def __post_init__(self):
+        check = Check("input", self)
+        holds = len(self.image_size) == 2 and min(self.image_size) > 0
+        check("image_size", holds, "give two positive numbers (rows, columns)")
+        check.fractions("tumour_fraction")
+        check.at_least(0, "num_workers", "num_threads")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random changes of a training slice: each has a probability and a range.
+
+    Ranges `(low, high)` are drawn uniformly. Lengths are fractions of the training image's
+    longer side; intensities are in units of the normalised image (standard deviations).
+    """
+
+    flip_probability: float = 0.5  # left-right; the image's columns
+    rotation_probability: float = 0.5
+    rotation_degrees: float = 15.0  # drawn from +-this
+    scale_probability: float = 0.5
+    scale_range: tuple[float, ...] = (0.85, 1.15)  # above 1 magnifies
+    translation_probability: float = 0.5
+    translation_fraction: float = 0.05  # drawn from +-this
+    elastic_probability: float = 0.2
+    elastic_amplitude: float = 0.03  # bound of the displacement; typical: a quarter of it
+    elastic_smoothness: float = 0.125  # distance between the nodes of the displacement grid
+    cubic: bool = False  # image interpolation: cubic instead of linear
+    gamma_probability: float = 0.2
+    gamma_range: tuple[float, ...] = (0.7, 1.5)  # exponent, per channel
+    brightness_probability: float = 0.2
+    brightness_shift: float = 0.2  # added, drawn from +-this, per channel
+    contrast_probability: float = 0.2
+    contrast_range: tuple[float, ...] = (0.75, 1.25)  # factor about the mean, per channel
+    noise_probability: float = 0.15
+    noise_std: float = 0.1  # drawn from 0..this
+    blur_probability: float = 0.1
+    blur_sigma_pixels: tuple[float, ...] = (0.5, 1.0)
+    low_resolution_probability: float = 0.1
+    low_resolution_range: tuple[float, ...] = (0.5, 1.0)  # factor on rows and columns
+    bias_field_probability: float = 0.1
+    bias_field_strength: float = 0.3  # largest relative gain, drawn from 0..this
+
+    def __post_init__(self):
+        check = Check("augment", self)
+        check.fractions(*(n for n in names(self) if n.endswith("_probability")))
+        for name in names(self):
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                holds = len(value) == 2 and 0 < value[0] <= value[1]
+                check(name, holds, "give (low, high) with 0 < low <= high")
+        check.at_least(0, "rotation_degrees", "translation_fraction", "elastic_amplitude")
+        check.at_least(0, "brightness_shift", "noise_std")
+        smoothness, strength = self.elastic_smoothness, self.bias_field_strength
+        check("elastic_smoothness", 0 < smoothness <= 0.5, "must lie above 0 and be at most 0.5")
+        rule = "must be at most elastic_smoothness / 4, or the image could fold over itself"
+        check("elastic_amplitude", self.elastic_amplitude <= smoothness / 4, rule)
+        check("low_resolution_range", self.low_resolution_range[1] <= 1, "factors are at most 1")
+        check("bias_field_strength", 0 <= strength < 1, "must lie in 0..1, below 1")

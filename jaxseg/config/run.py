@@ -1,0 +1,55 @@
+"""All settings of a run: the sections together, and what must fit between them."""
+
+import dataclasses
+
+from jaxseg.config.check import Check
+from jaxseg.config.data import Augment, Dataset, Input, Split
+from jaxseg.config.training import EarlyStop, Loss, Mesh, Model, Optimizer, Plateau, Train
+from jaxseg.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The scorecard."""
+
+    batch_size: int = 32  # global
+    threshold: float = 0.5  # probability from which a pixel is tumour, unless tuning finds better
+    tune: bool = True  # after training, choose the operating point on validation; see tuning.py
+    bootstrap_samples: int = 10_000  # resamples of the patients for the 95 % interval
+
+    def __post_init__(self):
+        check = Check("evaluation", self)
+        check.at_least(1, "batch_size", "bootstrap_samples")
+        check("threshold", 0 < self.threshold < 1, "must lie in 0..1, without the ends")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    seed: int = 0
+    profile: tuple[int, ...] = ()  # (first, last) step to profile into WORKDIR/profile
+    dataset: Dataset = Dataset()
+    split: Split = Split()
+    input: Input = Input()
+    augment: Augment = Augment()
+    model: Model = Model()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    plateau: Plateau = Plateau()
+    early_stop: EarlyStop = EarlyStop()
+    mesh: Mesh = Mesh()
+    train: Train = Train()
+    evaluation: Evaluation = Evaluation()
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"config.seed={self.seed}: must lie in 0..2^31-1")
+        Check("model", self.model)("num_classes", self.model.num_classes == 1, "the masks have 1")
+        if self.profile and (len(self.profile) != 2 or not 0 < self.profile[0] <= self.profile[1]):
+            raise UserError(f"config.profile={self.profile}: give (first, last) step, from 1 on")
+        poolings = len(self.model.widths) - 1
+        multiple = 2**poolings
+        fits = all(size % multiple == 0 for size in self.input.image_size)
+        rule = f"must be multiples of {multiple}, since model.widths pools {poolings} times"
+        Check("input", self.input)("image_size", fits, rule)

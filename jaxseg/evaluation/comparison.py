@@ -1,0 +1,222 @@
+"""Two models compared on the same patients: differences of the means, with intervals."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxseg.errors import UserError
+from jaxseg.machine.files import read_json
+from jaxseg.scoring import scorecard, scoretext
+
+_SEEN = ("train", "validation", "all")  # splits with patients that took part in the training
+MEANING = (
+    "The 95 % interval says how far the mean difference of these models, as they are trained, may "
+    "move with other patients like these; training again or another split may move it further."
+)
+
+
+class Scores(NamedTuple):
+    """What an evaluation wrote."""
+
+    folder: Path
+    summary: dict[str, Any]  # scores.json
+    patients: dict[str, dict[str, float | None]]  # patients.csv
+
+
+class Measure(NamedTuple):
+    """How a score is named and shown, and which way is better."""
+
+    key: str
+    label: str
+    value: str  # format
+    difference: str  # format
+    better: int  # 1: higher is better; -1: lower
+    factor: float = 1.0  # as shown
+
+
+MEASURES = (
+    Measure("dice", "Dice", ".3f", "+.3f", 1),
+    Measure("iou", "IoU", ".3f", "+.3f", 1),
+    Measure("sensitivity", "sensitivity", ".3f", "+.3f", 1),
+    Measure("precision", "precision", ".3f", "+.3f", 1),
+    Measure("hd95", "HD95, {unit} *", ".1f", "+.1f", -1),
+    Measure("absolute_volume_error", "volume error, % *", ".1f", "+.1f", -1, 100.0),
+)
+
+
+def read_scores(folder: Path) -> Scores:
+    """Return what an evaluation wrote to the folder, or to the test scores of the run in it.
+
+    Raises:
+        UserError: nothing there, or it is damaged, or of an older version.
+    """
+    found = [f for f in (folder, folder / "evaluation" / "test") if (f / "scores.json").is_file()]
+    if not found:
+        raise UserError(
+            f"{folder}: no scores.json here; score the run first: "
+            "python -m jaxseg.evaluate --workdir DIR"
+        )
+    summary = read_json(found[0] / "scores.json")
+    patients = scorecard.read_patients_csv(found[0] / "patients.csv")
+    if not isinstance(summary, dict) or "scans" not in summary:
+        raise UserError(f"{found[0]}: scored by another version; run jaxseg.evaluate again")
+    mean = np.mean([row["dice"] for row in patients.values()]) if patients else np.nan
+    same = summary["scans"].keys() == patients.keys()
+    if not (same and abs(mean - summary["patients"]["dice"]["mean"]) < 1e-5):
+        raise UserError(
+            f"{found[0]}: scores.json and patients.csv are not of one evaluation; "
+            "run jaxseg.evaluate again"
+        )
+    return Scores(found[0], summary, patients)
+
+
+def check_comparable(a: Scores, b: Scores):
+    """Raise UserError unless both were scored on the same patients of the same split and data."""
+    if a.folder.resolve() == b.folder.resolve():
+        raise UserError(f"{a.folder}: given twice; a comparison needs two evaluations")
+    splits = [s.summary["about"]["split"] for s in (a, b)]
+    if splits[0] != splits[1]:
+        raise UserError(
+            f"not comparable: {a.folder} is scored on {splits[0]}, {b.folder} on {splits[1]}"
+        )
+    only_a, only_b = (sorted(x.patients.keys() - y.patients.keys()) for x, y in ((a, b), (b, a)))
+    if only_a or only_b:
+        parts = ((a, only_a), (b, only_b))
+        told = "; ".join(f"only in {s.folder}: {_first(ids)}" for s, ids in parts if ids)
+        raise UserError(f"not comparable: scored on different patients; {told}")
+    other = [p for p, scan in sorted(a.summary["scans"].items()) if b.summary["scans"][p] != scan]
+    if other:
+        raise UserError(
+            f"not comparable: the same ids, but other images or masks: {_first(other)}; "
+            "score both on the same data"
+        )
+
+
+def compare(a: Scores, b: Scores, num_samples: int, seed: int = 0) -> dict[str, Any]:
+    """Compare patient by patient; see `check_comparable` for what may be compared.
+
+    Args:
+        a: scores of one model.
+        b: scores of the other on the same patients; their order changes nothing.
+        num_samples: bootstrap resamples of the patients.
+        seed: of the resampling.
+
+    Returns:
+        The content of comparison.json: `a`, `b`, `n`, `hd95_unit`, `measures`, `dice`, `meaning`,
+        `warnings`. A difference is b minus a. Strict JSON; `ci95` of one patient is [None, None].
+    """
+    patients, warnings = sorted(a.patients), scoretext.few_patients(len(a.patients))
+    measures = {}
+    for measure in MEASURES:
+        if measure.key == "hd95" and not _same_distances(a, b):
+            warnings.append("HD95 is left out: measured with different spacing_mm.")
+            continue
+        rows = [(_value(a, p, measure.key), _value(b, p, measure.key)) for p in patients]
+        pairs = np.array([row for row in rows if None not in row]).reshape(-1, 2)
+        measures[measure.key] = _difference(pairs, measure.better, num_samples, seed)
+    split = a.summary["about"]["split"]
+    if split in _SEEN:
+        warnings.append(
+            f"these patients took part in the training ({split}): not an honest comparison."
+        )
+    return {
+        "a": {"folder": str(a.folder), "about": a.summary["about"]},
+        "b": {"folder": str(b.folder), "about": b.summary["about"]},
+        "n": len(patients),
+        "hd95_unit": a.summary["definitions"]["hd95_unit"],
+        "measures": measures,
+        "dice": {p: [a.patients[p]["dice"], b.patients[p]["dice"]] for p in patients},
+        "meaning": MEANING,
+        "warnings": warnings,
+    }
+
+
+def _value(scores: Scores, patient: str, key: str) -> float | None:
+    row = scores.patients[patient]
+    if key != "absolute_volume_error":
+        return row[key]
+    return None if row["volume_error"] is None else abs(row["volume_error"])
+
+
+def _same_distances(a: Scores, b: Scores) -> bool:
+    """Return whether HD95 is in one unit, by its value for a missed tumour."""
+    units = {s.summary["definitions"]["hd95_unit"] for s in (a, b)}
+    return len(units) == 1 and all(
+        row["diagonal"] == b.patients[p]["diagonal"] for p, row in a.patients.items()
+    )
+
+
+def _difference(pairs: np.ndarray, better: int, num_samples: int, seed: int) -> dict[str, Any]:
+    """Return the comparison of one measure from its values [N, 2] of a and b."""
+    gains = pairs[:, 1] - pairs[:, 0]
+    n = len(gains)
+    return {
+        "n": n,
+        "mean_a": float(pairs[:, 0].mean()) if n else None,
+        "mean_b": float(pairs[:, 1].mean()) if n else None,
+        "difference": float(gains.mean()) if n else None,
+        "ci95": scorecard.mean_interval(gains, num_samples, seed),
+        "median_difference": float(np.median(gains)) if n else None,
+        "b_better": int((better * gains > 0).sum()),
+        "a_better": int((better * gains < 0).sum()),
+        "ties": int((gains == 0).sum()),
+    }
+
+
+def format_comparison(comparison: dict[str, Any]) -> str:
+    """Return the comparison for the terminal, 80 columns wide but for paths, plain ASCII."""
+    line = "{:<18} {:>7} {:>7} {:>8}  {:^18} {:>4} {:>4} {:>5}".format
+    lines = [headline(comparison), "=" * len(headline(comparison)), ""]
+    for name in ("a", "b"):
+        about = comparison[name]["about"]
+        lines.append(f"{name.upper()}  {comparison[name]['folder']} ({about['split']})")
+    lines += ["", f"{'':<65}better on"]
+    lines.append(line("PER PATIENT", "A", "B", "B - A", "95 % interval", "A", "B", "equal"))
+    lines.append("-" * 79)
+    for measure in MEASURES:
+        row = comparison["measures"].get(measure.key)
+        if row is None:
+            continue
+        means = [_show(row[name], measure.factor, measure.value) for name in ("mean_a", "mean_b")]
+        gains = [row["difference"], *row["ci95"]]
+        gain, *ends = [_show(g, measure.factor, measure.difference) for g in gains]
+        interval = "-" if "-" in ends else " to ".join(ends)
+        label = measure.label.format(unit=comparison["hd95_unit"])
+        counts = (row["a_better"], row["b_better"], row["ties"])
+        lines.append(line(label, *means, gain, interval, *counts))
+    notes = ["* Lower is better. Volume error: absolute, over patients with tumour."]
+    notes += [verdict(comparison), comparison["meaning"]]
+    notes += [f"Warning: {w}" for w in comparison["warnings"]]
+    lines += ["", *(textwrap.fill(n, 80, subsequent_indent="  ") for n in notes)]
+    return "\n".join(text.rstrip() for text in lines) + "\n"
+
+
+def _show(value: float | None, factor: float, form: str) -> str:
+    return "-" if value is None else format(factor * value, form)
+
+
+def headline(comparison: dict[str, Any]) -> str:
+    """Return the one line to quote."""
+    dice = comparison["measures"]["dice"]
+    low, high = dice["ci95"]
+    interval = "no interval" if low is None else f"95 % interval {low:+.3f} to {high:+.3f}"
+    return f"Dice, B minus A: {dice['difference']:+.3f} ({interval}), n = {comparison['n']}"
+
+
+def verdict(comparison: dict[str, Any]) -> str:
+    """Return what the interval of Dice allows to say, and no more."""
+    low, high = comparison["measures"]["dice"]["ci95"]
+    if low is None:
+        return "One patient shows nothing about others."
+    if low <= 0 <= high:
+        return "The interval holds 0: these patients do not show which of the two is better."
+    name = "B" if low > 0 else "A"
+    return f"The interval lies on one side of 0: it speaks for {name} on patients like these."
+
+
+def _first(ids: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(ids[:most]) + more

@@ -1,0 +1,108 @@
+"""The runs on the folds of one recipe, to be scored together.
+
+Each patient of the data set is a test patient of one fold: the model of that fold has not seen
+it. So the folds together give one score over all patients.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxseg.config import Config
+from jaxseg.datasets.index import Patient
+from jaxseg.errors import UserError
+from jaxseg.machine.files import read_json
+from jaxseg.runs import workdir
+
+
+class Fold(NamedTuple):
+    """A run on one fold."""
+
+    run: Path
+    config: Config
+    scans: dict[str, tuple[str, ...]]  # patient: digests of its slices; all splits
+    test: tuple[str, ...]  # ids
+
+
+def read(runs: Sequence[Path]) -> list[Fold]:
+    """Return the runs in order of their folds.
+
+    Raises:
+        UserError: a run is not on a fold, two differ in a setting besides the fold or in their
+            data, or two tested the same patient.
+    """
+    folds = sorted(map(_read, runs), key=lambda f: f.config.split.fold)
+    first = folds[0]
+    for other in folds[1:]:
+        changed = workdir.changed_settings(first.config, other.config)
+        changed.pop("split.fold", None)
+        for key, (a, b) in changed.items():
+            raise UserError(
+                f"not folds of one recipe: config.{key} is {a!r} in {first.run} and {b!r} in "
+                f"{other.run}"
+            )
+        _check_same_scans(first.scans, other.scans, f"{first.run} and {other.run}")
+    for one, other in combinations(folds, 2):
+        both = sorted(set(one.test) & set(other.test))
+        if both:
+            raise UserError(
+                f"{one.run} and {other.run} have the same test patients ({len(both)}, by example "
+                f"{', '.join(both[:3])}); give each fold once"
+            )
+    return folds
+
+
+def check_unchanged(folds: Sequence[Fold], patients: Sequence[Patient]):
+    """Raise UserError unless the patients have the images that the runs were made with."""
+    scans = {p.id: p.digests for p in patients}
+    _check_same_scans(folds[0].scans, scans, f"{folds[0].run} and the scans as they are now")
+
+
+def describe(folds: Sequence[Fold]) -> list[str]:
+    """Return sentences: what the pooled score is, what to beware of."""
+    num_folds, num_patients = folds[0].config.split.num_folds, len(folds[0].scans)
+    num_scored = sum(len(f.test) for f in folds)
+    notes = [
+        f"Pooled over {len(folds)} of {num_folds} folds, {num_scored} of {num_patients} patients: "
+        "each is scored by the model that has not seen it. A score of the recipe, not of one "
+        "model; that the models share training patients is not in the interval."
+    ]
+    notes += [
+        f"Fold {f.config.split.fold}: {len(f.test)} patients, best weights and operating point of "
+        f"{f.run}." + ("" if workdir.is_finished(f.run) else " Warning: this run has not finished.")
+        for f in folds
+    ]
+    missing = sorted(set(range(num_folds)) - {f.config.split.fold for f in folds})
+    if missing:
+        lost = num_patients - num_scored
+        which = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {missing} are"
+        notes.append(f"Warning: {which} missing; {lost} patients are not scored.")
+    return notes
+
+
+def _read(run: Path) -> Fold:
+    config = workdir.load_config(run)
+    if not config.split.num_folds:
+        raise UserError(
+            f"{run}: not trained on one of several folds; train each with "
+            "--config.dataset.folds=5 --config.dataset.fold=0, 1, ..."
+        )
+    data = read_json(run / "data.json")
+    scans = {
+        patient: tuple(digests)
+        for name, members in data["patients"].items()
+        for patient, digests in zip(members, data["digests"][name], strict=True)
+    }
+    return Fold(run, config, scans, tuple(data["patients"]["test"]))
+
+
+def _check_same_scans(
+    one: dict[str, tuple[str, ...]], other: dict[str, tuple[str, ...]], names: str
+):
+    differ = sorted(p for p in one.keys() | other.keys() if one.get(p) != other.get(p))
+    if differ:
+        raise UserError(
+            f"{names} differ in their data: {len(differ)} patients, by example "
+            f"{', '.join(differ[:3])}"
+        )

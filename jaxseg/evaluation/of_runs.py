@@ -1,0 +1,96 @@
+"""Runs to be scored: of a split, of another source, of folds."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxseg.config import Config
+from jaxseg.datasets.index import Patient, fingerprint
+from jaxseg.datasets.prepare import prepare
+from jaxseg.datasets.prepared import Prepared
+from jaxseg.datasets.splits import split_patients
+from jaxseg.errors import UserError
+from jaxseg.evaluation import folds
+from jaxseg.evaluation.score import Part, evaluate
+from jaxseg.machine.distributed import check_same, gather, on_main, together
+from jaxseg.prediction import operating
+from jaxseg.prediction.inference import make_model
+from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.runs import checkpoint, workdir
+
+
+def choose_patients(
+    config: Config, split: str, source: str | None
+) -> tuple[Prepared, tuple[Patient, ...]]:
+    """Return the data set and the patients of the split, or all patients of another source."""
+    if source is not None:
+        try:
+            prepared = prepare(dataclasses.replace(config.dataset, source=source))
+        except UserError as error:
+            how = f"{config.dataset.name}, patient_regex={config.dataset.patient_regex!r}"
+            raise UserError(f"{error}\n(--source is read like the training data: {how})") from error
+        return prepared, prepared.patients
+    prepared = prepare(config.dataset)
+    if split == "all":
+        return prepared, prepared.patients
+    return prepared, split_patients(prepared.patients, config.split)[split]
+
+
+def load_part(
+    run: Path, config: Config, num_channels: int, patients: Sequence[Patient]
+) -> tuple[int, Part]:
+    """Return the step of the best weights of a run, and the part that scores them on patients."""
+    step, weights = checkpoint.load_best(run, config, num_channels)
+    point = OperatingPoint(*on_main(lambda: operating.read(run, config)))
+    return step, Part(run, make_model(config, weights, point.temperature), point, patients)
+
+
+def score_folds(runs: Sequence[Path], output: Path | None):
+    """Score the test patients of several folds together, each by the model of its fold."""
+    if output is None:
+        raise UserError("where to write the scores of all folds? Give --output DIR")
+    made = together(lambda: folds.read(runs))
+    config = made[0].config
+    prepared = together(lambda: prepare(config.dataset))
+    check_same("scans", fingerprint(prepared.patients))
+    together(lambda: folds.check_unchanged(made, prepared.patients))
+    parts, described = [], []
+    for fold in made:
+        patients = [p for p in prepared.patients if p.id in fold.test]
+        step, part = load_part(fold.run, fold.config, prepared.num_channels, patients)
+        about = {"fold": fold.config.split.fold, "run": str(fold.run), "step": step}
+        described.append(about | {"operating_point": part.point._asdict()})
+        parts.append(part)
+    notes = together(lambda: folds.describe(made))
+    print("\n".join(notes), end="\n\n", flush=True)
+    title = f"{config.dataset.name}: test patients of {len(parts)} folds"
+    about = {"split": "test", "source": config.dataset.source, "folds": described}
+    evaluate(config, parts, prepared, output, title, about, notes)
+    gather(None)  # the others stay until the first one has written
+
+
+def score_run(run: Path, split: str, source: str | None, output: Path | None):
+    """Score the best weights of a run on a split, or on all patients of another source."""
+    config = together(lambda: workdir.load_config(run))
+    prepared, patients = together(lambda: choose_patients(config, split, source))
+    check_same("scans", fingerprint(patients))
+    for warning in prepared.warnings:
+        print(f"warning: {warning}")
+    name = "external" if source else split
+    together(lambda: workdir.check_channels(run, prepared.num_channels))
+    same_ids = together(lambda: workdir.check_unseen(run, patients)) if source else []
+    step, part = load_part(run, config, prepared.num_channels, patients)
+    output = output or run / "evaluation" / name
+    title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
+    note = f"Best weights of {run}, step {step}."
+    if source:
+        note += f" External validation on all patients of {source}."
+    if name in ("train", "validation"):
+        note += f" These patients took part in the training ({name}): not an honest score."
+    if name == "all":
+        note += " These include the patients of the training: not an honest score."
+    notes = [note, *same_ids]
+    print("\nwarning: ".join(notes), end="\n\n")
+    about = {"split": name, "source": source or config.dataset.source, "step": step}
+    evaluate(config, [part], prepared, output, title, about, notes)
+    gather(None)  # the others stay until the first one has written

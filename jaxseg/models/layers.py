@@ -1,0 +1,223 @@
+"""Layers that are fast on every device, for images and volumes.
+
+XLA's own gradients of the transposed convolution and of max-pooling run tens of times
+slower on CPU than the rest of the network. Both operations on non-overlapping windows of
+2 are exactly a matrix product and a maximum over a reshaped axis; tests compare values
+and gradients with flax's `nn.ConvTranspose` and `nn.max_pool`. The 3x3 convolution and batch norm
+are XLA's, but for a single CPU device, where `native` has faster ones.
+"""
+
+import functools
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg.models import native
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
+    """Convolve as `jax.lax.conv_general_dilated` does; what `nn.Conv` is to call.
+
+    Args:
+        x: [B, *S, C].
+        kernel: [*window, C, O].
+        strides, padding, options: as `nn.Conv` gives them.
+
+    Returns:
+        [B, *S, O], equal up to rounding; 3x3 exactly where `native` is not available.
+    """
+    # A window of one pixel is a matrix product, whose gradient is faster than a convolution's.
+    if kernel.size == kernel.shape[-2] * kernel.shape[-1] and set(strides) == {1}:
+        return product(x, kernel.reshape(kernel.shape[-2:]))
+    simple = x.ndim == 4 and kernel.shape[:2] == (3, 3) and padding == "SAME"
+    simple &= set(strides) == {1} and x.dtype == kernel.dtype == jnp.float32
+    if simple and native.fits(kernel.shape[-1]) and native.available():
+        return _convolve_native(x, kernel)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+@jax.custom_vjp
+def _convolve_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return native.convolve(x, kernel)
+
+
+def _convolve_native_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:
+    return native.convolve(x, kernel), (x, kernel)
+
+
+def _convolve_native_backward(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    if native.fits(x.shape[-1]):
+        dx = native.image_gradient(dy, kernel)
+    else:  # the scans themselves, whose gradient nobody asks for and XLA leaves out
+        mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        order = ("NHWC", "HWIO", "NHWC")
+        dx = jax.lax.conv_general_dilated(dy, mirrored, (1, 1), "SAME", dimension_numbers=order)
+    return dx, native.kernel_gradient(x, dy)
+
+
+_convolve_native.defvjp(_convolve_native_forward, _convolve_native_backward)
+
+
+@jax.custom_vjp
+def product(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return x @ weights, [..., C] and [C, O]: [..., O]."""
+    return x @ weights
+
+
+def _product_forward(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, tuple]:
+    return x @ weights, (x, weights)
+
+
+def _product_backward(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, weights = saved
+    batch = tuple(range(x.ndim - 1))
+    # XLA on CPU transposes the first operand, slowly: let it be the smaller one.
+    if x.size < dy.size:
+        dw = jax.lax.dot_general(x, dy, ((batch, batch), ((), ())))
+    else:
+        dw = jax.lax.dot_general(dy, x, ((batch, batch), ((), ()))).T
+    return dy @ weights.T, dw
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def batch_norm(x: jax.Array, train: bool, relu: bool, dtype: jnp.dtype) -> jax.Array:
+    """Normalise a batch, then apply ReLU where asked; to be called by a compact module.
+
+    Args:
+        x: [B, *S, C].
+        train: use the batch's own statistics, in float32, and move the running ones towards them.
+        relu: set what is negative to 0 in the end.
+        dtype: of the result.
+
+    Returns:
+        [B, *S, C]; the variables are those of an `nn.BatchNorm` with the name "batch".
+    """
+    common = {"momentum": 0.9, "epsilon": 1e-5, "name": "batch"}
+    in_float32 = x.dtype == dtype == jnp.float32
+    if train and in_float32 and native.fits(x.shape[-1]) and native.available():
+        return _NativeBatchNorm(relu=relu, **common)(x)
+    # Two-pass variance: the one-pass form loses all digits on inputs with a large mean.
+    y = nn.BatchNorm(not train, dtype=dtype, use_fast_variance=False, **common)(x)
+    return nn.relu(y) if relu else y
+
+
+class _NativeBatchNorm(nn.Module):
+    """`nn.BatchNorm` in training, and ReLU where asked, of [..., C] float32."""
+
+    relu: bool
+    momentum: float
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, initial = x.shape[-1:], nn.initializers
+        scale = self.param("scale", initial.ones_init(), shape, jnp.float32)
+        bias = self.param("bias", initial.zeros_init(), shape, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        y, *statistics = _batch_norm_native(x, scale, bias, self.epsilon, self.relu)
+        statistics = jax.lax.stop_gradient(statistics)  # it has none for them
+        if not self.is_initializing():
+            for running, new in zip((mean, variance), statistics, strict=True):
+                running.value = self.momentum * running.value + (1 - self.momentum) * new
+        return y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _batch_norm_native(x, scale, bias, epsilon: float, relu: bool) -> tuple[jax.Array, ...]:
+    return tuple(native.batch_norm(x, scale, bias, epsilon, relu))
+
+
+def _batch_norm_native_forward(x, scale, bias, epsilon: float, relu: bool) -> tuple[tuple, tuple]:
+    y, *statistics = native.batch_norm(x, scale, bias, epsilon, relu)
+    return (y, *statistics), (x, statistics, scale, bias)
+
+
+def _batch_norm_native_backward(epsilon: float, relu: bool, saved: tuple, gradients) -> tuple:
+    return tuple(native.batch_norm_gradient(gradients[0], *saved, epsilon, relu))
+
+
+_batch_norm_native.defvjp(_batch_norm_native_forward, _batch_norm_native_backward)
+
+
+class UpConv(nn.Module):
+    """Transposed convolution with window 2 and stride 2: [B, *S, C] -> [B, *2S, features].
+
+    The kernel `[2, ..., 2, C, features]` means the same as that of `nn.ConvTranspose`.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return x enlarged by 2 along every spatial axis."""
+        rank = x.ndim - 2
+        shape = (2,) * rank + (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        # flax keeps transposed kernels mirrored.
+        kernel = jnp.flip(kernel, axis=tuple(range(rank))).astype(self.dtype)
+        windows = jnp.moveaxis(kernel, rank, 0)  # [C, 2, ..., 2, O]
+        y = product(x.astype(self.dtype), windows.reshape(x.shape[-1], -1))
+        return pixel_shuffle(y, rank) + bias.astype(self.dtype).reshape((1,) * (rank + 1) + (-1,))
+
+
+def pixel_shuffle(x: jax.Array, rank: int) -> jax.Array:
+    """Spread channels over space: [B, *S, 2^rank * O] -> [B, *2S, O]."""
+    batch, *size, channels = x.shape
+    x = x.reshape(batch, *size, *(2,) * rank, channels // 2**rank)
+    # [B, s1..sn, w1..wn, O] -> [B, s1, w1, ..., sn, wn, O]
+    order = itertools.chain.from_iterable((1 + i, 1 + rank + i) for i in range(rank))
+    x = x.transpose(0, *order, 2 * rank + 1)
+    return x.reshape(batch, *(2 * s for s in size), channels // 2**rank)
+
+
+def _windows(x: jax.Array) -> list[jax.Array]:
+    """Return the 2^rank strided views of x in row-major order of the window."""
+    offsets = itertools.product((0, 1), repeat=x.ndim - 2)
+    return [x[(slice(None), *(slice(o, None, 2) for o in offset))] for offset in offsets]
+
+
+@jax.custom_vjp
+def max_pool(x: jax.Array) -> jax.Array:
+    """Return the maximum of each window of 2: [B, *2S, C] -> [B, *S, C].
+
+    The gradient goes to the first largest element of a window, as in `nn.max_pool`.
+
+    Raises:
+        ValueError: a spatial size is odd (a row would be lost).
+    """
+    if any(size % 2 for size in x.shape[1:-1]):
+        raise ValueError(f"max_pool needs even sizes, got {x.shape[1:-1]}")
+    return functools.reduce(jnp.maximum, _windows(x))
+
+
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = max_pool(x)
+    return y, (x, y)
+
+
+def _max_pool_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array]:
+    x, y = saved
+    rank = x.ndim - 2
+    gradients, taken = [], jnp.zeros(y.shape, bool)
+    for window in _windows(x):
+        first = (window == y) & ~taken
+        taken |= first
+        gradients.append(jnp.where(first, dy, 0))
+    return (pixel_shuffle(jnp.concatenate(gradients, axis=-1), rank),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def repeat(x: jax.Array) -> jax.Array:
+    """Enlarge by 2 with the nearest neighbour: [B, *S, C] -> [B, *2S, C]."""
+    rank = x.ndim - 2
+    return pixel_shuffle(jnp.concatenate([x] * 2**rank, axis=-1), rank)

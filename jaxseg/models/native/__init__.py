@@ -1,0 +1,172 @@
+"""Convolution and batch norm of jaxseg's own for the CPU: C++, compiled on first use.
+
+Needs a C++20 compiler (g++ or clang++, as torch.compile does) and makes one small library in
+the user's cache folder, whose functions XLA calls. Where that cannot be, or on other devices,
+XLA's own operations serve: `available` says which, `layers` chooses.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+
+from jaxseg.errors import one_line
+from jaxseg.machine.compile_cache import folder_of_machine
+
+_FOLDER = Path(__file__).parent
+_SOURCES = ("common.h", "conv3x3.cc", "norm.cc")
+# One unit, since most of the time goes into jax's header.
+_UNIT = "".join(f'#include "{name}"\n' for name in _SOURCES)
+_FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-x", "c++", "-")
+_SYMBOLS = {
+    "jaxseg_convolve": "JaxsegConvolve",
+    "jaxseg_image_gradient": "JaxsegImageGradient",
+    "jaxseg_kernel_gradient": "JaxsegKernelGradient",
+    "jaxseg_batch_norm": "JaxsegBatchNorm",
+    "jaxseg_batch_norm_gradient": "JaxsegBatchNormGradient",
+}
+_MULTIPLE = 8  # of the number of channels made: the smallest register of floats
+_plain = False
+
+
+def available() -> bool:
+    """Return whether to use these operations: one CPU device, and the library loads."""
+    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    return one_cpu and not _plain and not problem()
+
+
+def fits(features: int) -> bool:
+    """Return whether a result may have so many channels."""
+    return features % _MULTIPLE == 0
+
+
+@contextlib.contextmanager
+def plain_operations() -> Iterator[None]:
+    """Trace with XLA's operations alone, for programs that are to run elsewhere."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+@functools.cache
+def problem() -> str:
+    """Return why the library is not to be had; '' when it is loaded.
+
+    The first call compiles it, some seconds; JAXSEG_NATIVE=0 in the environment forbids it.
+    """
+    if os.environ.get("JAXSEG_NATIVE") == "0":
+        return "switched off by JAXSEG_NATIVE=0"
+    try:
+        library = ctypes.CDLL(str(_built()))
+    except (OSError, subprocess.SubprocessError) as error:
+        return one_line(error)[:200]
+    for target, symbol in _SYMBOLS.items():
+        function = jax.ffi.pycapsule(getattr(library, symbol))
+        jax.ffi.register_ffi_target(target, function, platform="cpu")
+    return ""
+
+
+def _built() -> Path:
+    """Return the compiled library; it is written whole or not at all."""
+    source = b"".join((_FOLDER / name).read_bytes() for name in _SOURCES)
+    key = hashlib.sha256(source + repr((_FLAGS, jaxlib.__version__)).encode()).hexdigest()[:16]
+    folder = folder_of_machine("native")
+    path = folder / f"operations-{key}.so"
+    if path.exists():
+        return path
+    named = [os.environ.get("CXX"), "c++", "g++", "clang++"]
+    compiler = next((found for name in named if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        raise OSError("no C++ compiler (install g++)")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / path.name
+        include = f"-I{jax.ffi.include_dir()}", f"-I{_FOLDER}"
+        command = [compiler, *_FLAGS, *include, "-o", str(made)]
+        done = subprocess.run(command, input=_UNIT, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            raise OSError(f"{compiler} failed: {(errors or ['no message'])[0]}")
+        made.rename(path)
+    return path
+
+
+def convolve(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve with a 3x3 kernel, zeros outside the image.
+
+    Args:
+        image: [B, H, W, C] float32.
+        kernel: [3, 3, C, O] float32, `fits(O)`.
+
+    Returns:
+        [B, H, W, O] float32.
+    """
+    return _call("jaxseg_convolve", [(*image.shape[:3], kernel.shape[3])], image, kernel)[0]
+
+
+def image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return the gradient of the image, [B, H, W, C], `fits(C)`; gradient [B, H, W, O]."""
+    shape = (*gradient.shape[:3], kernel.shape[2])
+    return _call("jaxseg_image_gradient", [shape], gradient, kernel)[0]
+
+
+def kernel_gradient(image: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Return the gradient of the kernel, [3, 3, C, O], `fits(O)`; gradient [B, H, W, O]."""
+    shape = (3, 3, image.shape[3], gradient.shape[3])
+    return _call("jaxseg_kernel_gradient", [shape], image, gradient)[0]
+
+
+def batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, relu: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalise by the batch's own mean and variance.
+
+    Args:
+        x: [..., C] float32, `fits(C)`, at least one number per channel.
+        scale, bias: [C] float32.
+        epsilon: added to the variance.
+        relu: set what is negative to 0 in the end.
+
+    Returns:
+        [..., C] like x, mean [C] and biased variance [C]; sums are taken in float64.
+    """
+    shapes = x.shape, scale.shape, scale.shape
+    return _call("jaxseg_batch_norm", shapes, x, scale, bias, epsilon=epsilon, relu=relu)
+
+
+def batch_norm_gradient(
+    dy: jax.Array,
+    x: jax.Array,
+    statistics: tuple[jax.Array, jax.Array],
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    relu: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the gradients of x, scale and bias; dy is that of the first result of `batch_norm`.
+
+    The arguments after dy are those of `batch_norm` and the mean and variance it returned.
+    """
+    shapes = x.shape, scale.shape, scale.shape
+    arrays = dy, x, *statistics, scale, bias
+    return _call("jaxseg_batch_norm_gradient", shapes, *arrays, epsilon=epsilon, relu=relu)
+
+
+def _call(target: str, shapes: Sequence[tuple[int, ...]], *arrays: jax.Array, **options):
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    given = {k: np.float32(v) if isinstance(v, float) else v for k, v in options.items()}
+    return jax.ffi.ffi_call(target, results)(*arrays, **given)

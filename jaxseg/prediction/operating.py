@@ -1,0 +1,116 @@
+"""The operating point: how calibrated probabilities become the mask that is reported.
+
+`tuning.py` chooses it on the validation patients when the training has ended; evaluation,
+prediction and export read it from WORKDIR/operating_point.json.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxseg.config import Config
+from jaxseg.errors import UserError
+from jaxseg.machine.files import read_json, write_json
+
+UNITS = ("voxels", "mm3")
+_TOUCHING = np.ones((3, 3, 3), bool)  # faces, edges and corners
+
+
+class OperatingPoint(NamedTuple):
+    """Threshold, smallest lesion kept, temperature."""
+
+    threshold: float = 0.5  # calibrated probability from which a voxel is tumour
+    min_lesion: float = 0.0  # connected components of the volume smaller than this are dropped
+    unit: str = "voxels"  # of min_lesion: voxels (spacing unknown) or mm3
+    temperature: float = 1.0  # logits are divided by it before the sigmoid
+
+
+def segment(
+    probability: np.ndarray, point: OperatingPoint, spacing_mm: tuple[float, ...] = ()
+) -> np.ndarray:
+    """Return the mask: thresholded, without the components that are too small.
+
+    Components are three-dimensional; voxels that share a face, an edge or a corner (26
+    neighbours) belong to one.
+
+    Args:
+        probability: [D, H, W] float32 in 0..1, calibrated, on the native grid.
+        point: with min_lesion 0 it is a threshold only.
+        spacing_mm: (slice distance, row, column), or () when unknown.
+
+    Returns:
+        [D, H, W] bool.
+
+    Raises:
+        UserError: the smallest lesion is given in mm3 and the spacing is unknown.
+    """
+    mask = probability >= np.float32(point.threshold)
+    if point.min_lesion == 0:
+        return mask
+    components, sizes = lesions(mask)
+    kept = sizes * voxel_volume(point.unit, spacing_mm) >= point.min_lesion
+    return np.concatenate([[False], kept])[components]
+
+
+def lesions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of each voxel's component, [D, H, W] int32, and their sizes in voxels.
+
+    Components are numbered from 1, 0 is none; sizes int64 [N] in the same order.
+    """
+    from scipy import ndimage  # takes time to import, and few starts need it
+
+    components, number = ndimage.label(mask, _TOUCHING)
+    return components, np.bincount(components.ravel(), minlength=number + 1)[1:]
+
+
+def voxel_volume(unit: str, spacing_mm: tuple[float, ...]) -> float:
+    """Return the size of a voxel in the unit; UserError for mm3 without a spacing."""
+    if unit == "voxels":
+        return 1.0
+    if not spacing_mm:
+        raise UserError(
+            "the smallest lesion kept is in mm3, and the size of these voxels is unknown: give "
+            "their spacing"
+        )
+    return float(np.prod(spacing_mm))
+
+
+def path(run: Path) -> Path:
+    """Return where a run keeps its operating point."""
+    return run / "operating_point.json"
+
+
+def how_chosen(run: Path) -> dict[str, Any]:
+    """Return the point and how it was chosen, as `write` took them; empty when none was tuned."""
+    if not path(run).exists():
+        return {}
+    found = read_json(path(run))
+    if not isinstance(found, dict) or not isinstance(found.get("point"), dict):
+        raise UserError(f"{path(run)}: no operating point")
+    return found
+
+
+def read(run: Path, config: Config) -> OperatingPoint:
+    """Return the operating point of a run; the config's threshold alone when none was tuned.
+
+    Raises:
+        UserError: the file cannot be read or holds no operating point.
+    """
+    found = how_chosen(run)
+    if not found:
+        return OperatingPoint(threshold=config.evaluation.threshold)
+    try:
+        point = OperatingPoint(**found["point"])
+        holds = 0 < point.threshold < 1 and 0 <= point.min_lesion < np.inf
+        holds = holds and 0 < point.temperature < np.inf and point.unit in UNITS
+    except TypeError as error:
+        raise UserError(f"{path(run)}: no operating point ({error})") from error
+    if not holds:
+        raise UserError(f"{path(run)}: out of range: {point}")
+    return point
+
+
+def write(run: Path, point: OperatingPoint, how: dict[str, Any]):
+    """Keep the operating point, and how it was chosen, with the run; whole or not at all."""
+    write_json(path(run), {"point": point._asdict(), **how})

@@ -1,0 +1,91 @@
+"""The validation value of the training loop: mean Dice over patients on the training grid.
+
+It steers the learning rate, early stop and the choice of the best weights. Scores to report
+come from `evaluate.py`, on the native grid.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxseg.scoring import metrics
+from jaxseg.config import Config
+from jaxseg.datasets.samples import evaluation_batches, record_indices
+from jaxseg.datasets.index import Patient
+from jaxseg.datasets.prepared import Prepared
+from jaxseg.imaging.geometry import prepare_slice
+from jaxseg.machine.sharding import replicated, to_global
+from jaxseg.models.apply import Weights
+from jaxseg.training.steps import empty_sums
+from jaxseg.training.steps import jit_validation_step
+from jaxseg.models.apply import jit_predict
+
+NUM_PICTURES = 4
+
+
+class Validation:
+    """The compiled functions and the patients of the validation split."""
+
+    def __init__(self, config: Config, prepared: Prepared, patients: Sequence[Patient], mesh: Mesh):
+        self.config, self.prepared, self.patients, self.mesh = config, prepared, patients, mesh
+        self._step = jit_validation_step(config, mesh)
+        self._predict = jit_predict(config, replicated(mesh))
+
+    def scores(self, weights: Weights) -> dict[str, float]:
+        """Return validation_dice (mean over patients and classes) and validation_loss (slices)."""
+        empty = empty_sums(len(self.patients), self.config.model.num_classes)
+        sums = jax.device_put(empty, replicated(self.mesh))  # as later sums lie: one compilation
+        process = jax.process_index(), jax.process_count()
+        for batch in evaluation_batches(self.prepared, self.patients, self.config, *process):
+            sums = self._step(weights, to_global(batch, self.mesh), sums)
+        sums = jax.device_get(sums)
+        counts = metrics.Counts(*(c.astype(np.int64) for c in sums.counts))
+        return {
+            "validation_dice": float(np.mean(metrics.dice(counts))),
+            "validation_loss": float(sums.loss / max(sums.slices, 1)),
+        }
+
+    def pictures(self, weights: Weights) -> list[np.ndarray]:
+        """Return the most affected slice of the first patients, [h, w, 3] uint8 each.
+
+        Truth outlined in green, prediction in orange, over the FLAIR channel. All processes
+        must call it, and all get the pictures.
+        """
+        source, size = self.prepared.source(), self.config.input.image_size
+        examples = []
+        for patient in self.patients[:NUM_PICTURES]:
+            index = record_indices([patient])[np.argmax(patient.tumour_pixels)]
+            examples.append(prepare_slice(source[int(index)], size, self.config.input.crop_to_head))
+        images = np.stack([e["image"] for e in examples])
+        everywhere = jax.make_array_from_process_local_data(replicated(self.mesh), images)
+        probability = jax.device_get(self._predict(weights, everywhere, np.float32(1)))
+        channel = min(self.config.dataset.flair_channel, images.shape[-1] - 1)
+        predicted = probability[..., 0] >= self.config.evaluation.threshold
+        return [
+            overlay(e["image"][..., channel], e["mask"][..., 0] > 0, p)
+            for e, p in zip(examples, predicted, strict=False)
+        ]
+
+
+def overlay(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Draw outlines of truth (green) and prediction (orange) over a grey image.
+
+    Args:
+        image: [h, w] float32, normalised.
+        truth, prediction: [h, w] bool.
+
+    Returns:
+        [h, w, 3] uint8.
+    """
+    grey = np.clip((image + 2) / 6, 0, 1) * 255  # -2 to 4 standard deviations
+    picture = np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8)
+    for mask, colour in ((truth, (0, 200, 100)), (prediction, (255, 140, 0))):
+        inner = mask.copy()
+        inner[1:] &= mask[:-1]
+        inner[:-1] &= mask[1:]
+        inner[:, 1:] &= mask[:, :-1]
+        inner[:, :-1] &= mask[:, 1:]
+        picture[mask & ~inner] = colour
+    return picture

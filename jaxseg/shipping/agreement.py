@@ -1,0 +1,138 @@
+"""What jaxseg itself predicts with a trained model, to hold an exported file against."""
+
+import collections
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxseg.config import Config
+from jaxseg.datasets import phantom
+from jaxseg.datasets.index import Patient
+from jaxseg.datasets.prepared import Prepared
+from jaxseg.imaging import geometry
+from jaxseg.models.apply import Weights
+from jaxseg.prediction import operating
+from jaxseg.prediction.inference import (
+    Model,
+    make_model,
+    make_records,
+    predict_patients,
+    predict_volume,
+)
+from jaxseg.prediction.operating import OperatingPoint, segment
+from jaxseg.runs import checkpoint, workdir
+
+_EXAMPLE_SLICES = 5
+
+
+class Trained(NamedTuple):
+    """What is exported."""
+
+    config: Config
+    step: int
+    weights: Weights  # on the host
+    point: OperatingPoint
+    num_channels: int
+    flip: bool  # average with the mirrored slice
+
+
+def load(run: Path, flip: bool) -> Trained:
+    """Return the best weights of a run and its operating point; UserError without a run."""
+    config = workdir.load_config(run)
+    channels = workdir.num_channels(run)
+    step, weights = checkpoint.load_best(run, config, channels)
+    point = operating.read(run, config)
+    return Trained(config, step, jax.device_get(weights), point, channels, flip)
+
+
+def min_lesion_voxels(point: OperatingPoint, spacing_mm: tuple[float, ...]) -> int:
+    """Return the size of the smallest lesion kept, in voxels of the scans trained on."""
+    if point.min_lesion == 0:
+        return 0
+    return math.ceil(point.min_lesion / operating.voxel_volume(point.unit, spacing_mm) - 1e-9)
+
+
+def example_volume(num_channels: int, size: tuple[int, int]) -> np.ndarray:
+    """Return slices of the phantom, which are no patient's: [5, H, W, C] float32, whole numbers."""
+    image, mask = phantom.generate_patient(0, 0)
+    slices = image[:: -(-len(image) // _EXAMPLE_SLICES)].astype(np.float32)
+    where = geometry.fit_matrix(image.shape[1:3], size)
+    border = np.zeros(image.shape[-1], np.float32)
+    scaled = [geometry.warp(x, mask[0], where, size, border)[0] for x in slices]
+    return np.round(np.stack(scaled))[..., np.arange(num_channels) % image.shape[-1]]
+
+
+def make_example(trained: Trained, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return volume [5, H, W, C], and the probability and mask [5, H, W] that jaxseg predicts."""
+    volume = example_volume(trained.num_channels, size)
+    probability = predict_volume(_model(trained), make_records(volume))[..., 0]
+    return {"volume": volume, "probability": probability, "mask": _mask(trained, probability)}
+
+
+def native_size(prepared: Prepared, patients: Sequence[Patient]) -> tuple[int, int]:
+    """Return (H, W) of most patients' slices; the other sizes are printed."""
+    found = collections.Counter(_size(prepared, p) for p in patients)
+    (size, _), *others = found.most_common()
+    for other, count in others:
+        print(f"note: {count} patients have slices of {other[0]}x{other[1]}: that is another file")
+    return size
+
+
+def same_size(
+    prepared: Prepared, patients: Sequence[Patient], size: tuple[int, int]
+) -> list[Patient]:
+    """Return the patients whose slices have this size (H, W)."""
+    return [p for p in patients if _size(prepared, p) == size]
+
+
+def _size(prepared: Prepared, patient: Patient) -> tuple[int, int]:
+    return prepared.source()[patient.first]["image"].shape[:2]
+
+
+def agreement(
+    call: Callable, trained: Trained, prepared: Prepared, patients: Sequence[Patient]
+) -> dict[str, Any] | None:
+    """Return how far the predictions of an exported computation are from those of jaxseg.
+
+    Args:
+        call: volume [D, H, W, C] float32 -> probability, mask [D, H, W].
+        trained: the model it was made from.
+        prepared: the data set.
+        patients: whom to predict both ways.
+
+    Returns:
+        patients and slices compared, probability (largest difference), voxels (whose mask
+        differs) and mask_dice (of the two masks, least over the patients); None without patients.
+    """
+    rows = []
+    for case in predict_patients(_model(trained), prepared, patients):
+        ours = case.probability[..., 0]
+        mask = _mask(trained, ours)
+        theirs, their_mask = map(np.asarray, call(case.image.astype(np.float32)))
+        both, total = (mask & their_mask).sum(), mask.sum() + their_mask.sum()
+        dice = float(2 * both / total) if total else 1.0
+        difference = float(np.abs(theirs - ours).max())
+        rows.append((len(mask), difference, int((mask != their_mask).sum()), dice))
+    if not rows:
+        return None
+    slices, differences, voxels, dice = zip(*rows, strict=True)
+    return {
+        "patients": len(rows),
+        "slices": sum(slices),
+        "probability": max(differences),
+        "voxels": sum(voxels),
+        "mask_dice": min(dice),
+    }
+
+
+def _model(trained: Trained) -> Model:
+    """Return the model as evaluation uses it."""
+    return make_model(trained.config, trained.weights, trained.point.temperature, trained.flip)
+
+
+def _mask(trained: Trained, probability: np.ndarray) -> np.ndarray:
+    return segment(probability, trained.point, trained.config.dataset.spacing_mm)

@@ -1,0 +1,139 @@
+"""A training run for the viewer: its patients, their scores, predictions on demand."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jaxseg.config import Config
+from jaxseg.datasets.index import Patient
+from jaxseg.errors import UserError
+from jaxseg.evaluation.of_runs import choose_patients
+from jaxseg.machine.files import read_json
+from jaxseg.prediction import operating
+from jaxseg.prediction.inference import make_model, predict_volume, read_patient
+from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.runs import checkpoint, workdir
+from jaxseg.viewer.pictures import (
+    Gallery,
+    Prediction,
+    Row,
+    Scan,
+    make_prediction,
+    make_scan,
+    remember,
+)
+
+
+def open_run(run: Path, split: str, source: str | None) -> Gallery:
+    """Return the patients of a split, or all of another source, with the run's best weights.
+
+    Scores are those that `evaluate` wrote; without them the list has volumes only.
+
+    Args:
+        run: workdir of the training run.
+        split: train, validation, test or all.
+        source: another folder or zip of the same layout; None: the data set of the training.
+
+    Raises:
+        UserError: no run, no usable checkpoint, no scans or no patients.
+    """
+    config = workdir.load_config(run)
+    prepared, patients = choose_patients(config, split, source)
+    if not patients:
+        raise UserError(f"the {split} split of this run has no patients")
+    workdir.check_channels(run, prepared.num_channels)
+    step, weights = checkpoint.load_best(run, config, prepared.num_channels)
+    point = operating.read(run, config)
+    model = make_model(config, weights, point.temperature)
+    spacing_mm = config.dataset.spacing_mm
+
+    def scan(number: int) -> Scan:
+        records = read_patient(prepared, patients[number])
+        image = np.stack([r["image"] for r in records])
+        truth = np.stack([r["mask"][..., 0] for r in records]) > 0
+        return make_scan(image, truth, spacing_mm)
+
+    def predict(number: int) -> Prediction:
+        probability = predict_volume(model, read_patient(prepared, patients[number]))[..., 0]
+        return make_prediction(operating.segment(probability, point, spacing_mm), probability)
+
+    folder = run / "evaluation" / ("external" if source else split)
+    scores = read_table(folder / "patients.csv")
+    return Gallery(
+        title=f"{run.absolute().name}, {source or split}",
+        notes=tuple(_notes(folder, step, point, source, split)),
+        volume_unit="ml" if spacing_mm else "voxels",
+        rows=tuple(_row(p, scores.get(p.id), config) for p in patients),
+        threshold=point.threshold,
+        channel=min(config.dataset.flair_channel, prepared.num_channels - 1),
+        scan=remember(scan),
+        predict=remember(predict),
+    )
+
+
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a table by its column `patient`; none when there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["patient"]: row for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not readable as a table of patients ({error})") from error
+
+
+def _notes(
+    folder: Path, step: int, point: OperatingPoint, source: str | None, split: str
+) -> list[str]:
+    """Return what has to be known before the pictures are believed."""
+    notes = [f"Predictions of the best weights, step {step}."]
+    if not (folder / "scores.json").is_file():
+        notes.append("Not scored yet: run python -m jaxseg.evaluate.")
+    else:
+        scores = read_json(folder / "scores.json")
+        scored, about = scores.get("operating_point"), scores.get("about", {})
+        same = scored is None or point == OperatingPoint(*(scored[f] for f in point._fields))
+        if about.get("step") != step or not same:
+            notes.append("The scores are of another state of the run: run jaxseg.evaluate again.")
+        if source and about.get("source") != source:
+            notes.append(f"The scores are of another source, {about.get('source')}.")
+    if not source and split in ("train", "validation"):
+        notes.append("These patients took part in the training: not an honest score.")
+    if not source and split == "all":
+        notes.append("These include the patients of the training: not an honest score.")
+    return notes
+
+
+def _row(patient: Patient, score: Mapping[str, str] | None, config: Config) -> Row:
+    """Return the patient's line in the list and the scores beside its picture."""
+    spacing_mm = config.dataset.spacing_mm
+    volume = sum(patient.tumour_pixels)
+    truth = ("truth", _volume(volume, spacing_mm))
+    shown = _in_unit(volume, spacing_mm)
+    if score is None:
+        return Row(patient.id, None, shown, (truth, ("slices", str(patient.num_slices))))
+    change = score["volume_error"]
+    unit = "mm" if spacing_mm else "pixels"
+    facts = (
+        ("Dice", f"{float(score['dice']):.3f}"),
+        ("IoU", f"{float(score['iou']):.3f}"),
+        ("sensitivity", f"{float(score['sensitivity']):.3f}"),
+        ("precision", f"{float(score['precision']):.3f}"),
+        (f"HD95, {unit}", f"{float(score['hd95']):.1f}"),
+        truth,
+        ("predicted", _volume(int(score["predicted_voxels"]), spacing_mm)),
+        ("volume error", f"{100 * float(change):+.1f} %" if change else "-"),
+        ("empty slices hit", f"{score['false_positive_slices']} of {score['empty_slices']}"),
+    )
+    return Row(patient.id, float(score["dice"]), shown, facts)
+
+
+def _in_unit(voxels: int, spacing_mm: tuple[float, ...]) -> float:
+    return voxels * float(np.prod(spacing_mm)) / 1000 if spacing_mm else voxels
+
+
+def _volume(voxels: int, spacing_mm: tuple[float, ...]) -> str:
+    volume = _in_unit(voxels, spacing_mm)
+    return f"{volume:.1f} ml" if spacing_mm else f"{volume:,} voxels"

@@ -1,0 +1,186 @@
+"""Command lines: every mistake is one line that says how to mend it, exit code 2, no traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxseg.config import command_line, settings
+from jaxseg.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+PARSE = """
+import sys
+from jaxseg.config import command_line
+from jaxseg.config.settings import to_json
+
+def program(argv):
+    config, name = command_line.parse_config(argv, "What it does.")
+    print(name, to_json(config))
+
+command_line.run(program)
+"""
+
+
+def parse(*arguments: str) -> subprocess.CompletedProcess:
+    """Parse a command line in a process of its own: absl's flags are global."""
+    return subprocess.run(
+        [sys.executable, "-c", PARSE, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def train(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "jaxseg.train", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def assert_refused(done: subprocess.CompletedProcess, *parts: str):
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+UNET = ("--config", "configs/unet.py")
+LISTS = [f"--config.split.{name}=('{name}',)" for name in ("train", "validation", "test")]
+
+
+def test_overrides_of_every_type():
+    done = parse(
+        *UNET,
+        "--config.seed=7",
+        "--config.optimizer.learning_rate=1",
+        "--config.model.widths=(4, 8)",
+        "--config.model.remat=true",
+        "--config.dataset.source=/some/where",
+        "--config.split.train=('a',)",
+        "--config.split.validation=('b',)",
+        "--config.split.test=('c',)",
+    )
+    assert done.returncode == 0, done.stderr
+    name, _, text = done.stdout.partition(" ")
+    assert name == "unet"
+    for part in ('"seed": 7', '"learning_rate": 1.0', '"remat": true', '"source": "/some/where"'):
+        assert part in text
+
+
+def test_folds_have_a_name_beside_the_data_set():
+    done = parse(*UNET, "--config.dataset.folds=5", "--config.dataset.fold", "3")
+    assert done.returncode == 0, done.stderr
+    assert '"num_folds": 5' in done.stdout and '"fold": 3' in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        ((), ["--config configs/unet.py"]),
+        (("--config",), ["needs the path"]),
+        (("--config", "nowhere.py"), ["nowhere.py: no such file"]),
+        ((*UNET, "--config.train.batchsize=4"), ["batchsize", "batch_size"]),
+        ((*UNET, "--config.trian.batch_size=4"), ["trian", "did you mean config.train.batch"]),
+        ((*UNET, "--config.learning_rate=4"), ["did you mean config.optimizer.learning_rate?"]),
+        ((*UNET, "--config.split.train=a,b"), ["give ids in quotes"]),
+        ((*UNET, "--config.train.batch_size=four"), ["batch_size", "four"]),
+        ((*UNET, "--config.train.batch_size=0"), ["config.train.batch_size=0: must be at least 1"]),
+        ((*UNET, "--config.model.norm=layer"), ["config.model.norm='layer'", "batch", "group"]),
+        ((*UNET, "--config.model.dropout=1.5"), ["config.model.dropout=1.5"]),
+        ((*UNET, "--config.input.image_size=(100, 128)"), ["(100, 128)", "multiples of 8"]),
+        ((*UNET, "--config.input.image_size=128"), ["image_size"]),
+        ((*UNET, "--config.split.fractions=(0.5, 0.5, 0.5)"), ["sum to 1"]),
+        ((*UNET, "--config.dataset.fold=1"), ["config.split.fold=1: must lie in 0..0"]),
+        ((*UNET, *LISTS, "--config.dataset.folds=3"), ["config.split.num_folds=3: leave it out"]),
+        ((*UNET, "--config.dataset.folder=1"), ["config.dataset.folder: no such setting"]),
+        ((*UNET, "--wrokdir=x"), ["wrokdir"]),
+        ((*UNET, "train.batch_size=4"), ["train.batch_size=4", "--config.name=VALUE"]),
+    ],
+)
+def test_mistakes(arguments, parts):
+    assert_refused(parse(*arguments), *parts)
+
+
+def test_a_broken_config_file_names_the_error(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("def get_config():\n    return 1 / 0\n")
+    assert_refused(parse("--config", str(file)), "broken.py: ZeroDivisionError")
+    file.write_text("x = 1\n")
+    assert_refused(parse("--config", str(file)), "get_config")
+
+
+def test_help_lists_every_setting():
+    done = parse("--help")
+    assert done.returncode == 0
+    assert "What it does." in done.stdout
+    assert "--config.train.batch_size=16" in done.stdout
+    assert "--config.plateau.patience=" in done.stdout
+    assert "--config.dataset.folds    same as --config.split.num_folds" in done.stdout
+
+
+def test_the_program_itself_refuses_a_missing_source():
+    assert_refused(train("--config", "configs/lgg_cpu.py"), "--config.dataset.source=PATH")
+    done = train("--config", "configs/lgg_cpu.py", "--config.dataset.source=/nowhere/at/all")
+    assert_refused(done, "/nowhere/at/all")
+
+
+def test_evaluate_refuses_a_folder_without_a_run(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxseg.evaluate", "--workdir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert_refused(done, "no run here")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_the_configs_load_and_survive_json(file):
+    loaded = command_line.load_config(str(file))
+    assert settings.from_dict(command_line.as_config_dict(loaded).to_dict()) == loaded
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"optimiser": {}}, "config.optimiser: no such setting"),
+        ([], r"config=\[\]: must be a group of settings"),
+        ({"train": None}, "config.train=None: must be a group of settings"),
+        ({"train": {"steps": 3}}, "config.train.steps: no such setting; config.train has"),
+        ({"train": {"batch_size": 1.5}}, "must be of type int"),
+        ({"train": {"batch_size": True}}, "must be of type int"),
+        ({"model": {"remat": 1}}, "must be of type bool"),
+        ({"model": {"widths": 3}}, "must be a tuple"),
+        ({"dataset": {"source": 3}}, "must be of type str"),
+    ],
+)
+def test_wrong_values_in_a_saved_config(values, message):
+    with pytest.raises(UserError, match=message):
+        settings.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(28, "No space left on device", "a/report.html"), "error: a/report.html: No space"),
+        (OSError(28, "No space left on device"), "error: the disk is full: No space left on"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_1(capsys, monkeypatch, error, said):
+    def program(argv):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["jaxseg"])
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(program)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_other_errors_of_files_keep_their_traceback(monkeypatch):
+    def program(argv):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sys, "argv", ["jaxseg"])
+    with pytest.raises(PermissionError):
+        command_line.run(program)

@@ -1,0 +1,79 @@
+"""The operating point: from probabilities to masks, kept with the run."""
+
+import json
+
+import numpy as np
+import pytest
+from fake_config import tiny_config
+
+from jaxseg.errors import UserError
+from jaxseg.prediction import operating
+from jaxseg.prediction.operating import OperatingPoint, segment
+
+
+@pytest.fixture
+def volume():
+    """Four parts: 8 voxels in a cube, 3 in a diagonal over slices, 2 in a row, 1 alone."""
+    probability = np.zeros((5, 12, 12), np.float32)
+    probability[0:2, 0:2, 0:2] = 0.9
+    probability[[0, 1, 2], [5, 6, 7], [5, 6, 7]] = 0.9
+    probability[4, 0, 10:12] = 0.9
+    probability[4, 11, 0] = 0.9
+    return probability
+
+
+@pytest.mark.parametrize(
+    "min_lesion, kept", [(0, 14), (1, 14), (2, 13), (3, 11), (4, 8), (8, 8), (9, 0)]
+)
+def test_parts_smaller_than_the_smallest_lesion_are_dropped(volume, min_lesion, kept):
+    """26 neighbours: the diagonal is one part; a part of just that size stays."""
+    mask = segment(volume, OperatingPoint(min_lesion=min_lesion))
+    assert mask.dtype == bool and mask.shape == volume.shape
+    assert mask.sum() == kept
+    assert not mask[volume < 0.5].any()
+
+
+def test_in_mm3_the_size_of_a_voxel_counts(volume):
+    spacing = (5.0, 0.5, 0.8)  # 2 mm3
+    point = OperatingPoint(min_lesion=6.0, unit="mm3")
+    assert segment(volume, point, spacing).sum() == 11  # 8 and 3 voxels: 16 and 6 mm3
+    assert segment(volume, point, (5.0, 0.5, 0.7)).sum() == 8
+    in_voxels = OperatingPoint(min_lesion=6.0)
+    assert segment(volume, in_voxels, spacing).sum() == 8
+    with pytest.raises(UserError, match="the smallest lesion kept is in mm3"):
+        segment(volume, point)
+
+
+def test_the_threshold_belongs_to_the_tumour(volume):
+    assert segment(volume, OperatingPoint(threshold=0.9)).sum() == 14  # 0.9 as float32 >= 0.9
+    assert segment(volume, OperatingPoint(threshold=0.91)).sum() == 0
+    assert segment(volume * 0, OperatingPoint(min_lesion=2.0)).sum() == 0
+
+
+def test_written_and_read_and_the_configs_threshold_without(tmp_path):
+    config = tiny_config(tmp_path)
+    assert operating.read(tmp_path, config) == OperatingPoint(0.5, 0.0, "voxels", 1.0)
+    point = OperatingPoint(0.35, 50.0, "mm3", 1.234)
+    operating.write(tmp_path, point, {"step": 7})
+    assert operating.read(tmp_path, config) == point
+    assert json.loads((tmp_path / "operating_point.json").read_text())["step"] == 7
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "no operating point"),
+        ("{}", "no operating point"),
+        ('{"point": {"limit": 1}}', "no operating point"),
+        ('{"point": {"threshold": "x"}}', "no operating point"),
+        ('{"point": {"threshold": 1.5}}', "out of range"),
+        ('{"point": {"temperature": 0}}', "out of range"),
+        ('{"point": {"min_lesion": -1}}', "out of range"),
+        ('{"point": {"unit": "litres"}}', "out of range"),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path, text, message):
+    (tmp_path / "operating_point.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        operating.read(tmp_path, tiny_config(tmp_path))

@@ -1,0 +1,149 @@
+"""Folders made to harm, or linked in a muddle, are refused by name; nothing hangs."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from fake_data import write_folders
+
+from jaxseg.config import Dataset
+from jaxseg.datasets import checks
+from jaxseg.datasets import prepare as prepare_module
+from jaxseg.errors import UserError
+from jaxseg.scans.files import MAX_FILE_BYTES, list_files
+
+
+@pytest.fixture(autouse=True)
+def alarm():
+    """Turn a hang (a pipe that is opened, links in a circle) into a failure."""
+
+    def fail(*_):
+        raise AssertionError("hangs")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def prepare(source: Path):
+    cache = str(source.parent / "cache")
+    return prepare_module.prepare(Dataset(name="image_folder", source=str(source), cache_dir=cache))
+
+
+def refusal(source: Path) -> str:
+    """Prepare and return the one line that says why not."""
+    with pytest.raises(UserError) as caught:
+        prepare(source)
+    title, *lines = str(caught.value).splitlines()
+    assert len(lines) <= 1
+    return lines[0].strip() if lines else title
+
+
+def test_a_patient_of_many_large_blank_slices(tmp_path, monkeypatch):
+    write_folders(tmp_path / "source")
+    monkeypatch.setattr(checks, "MAX_PATIENT_BYTES", 2 * 12 * 16 * 4 - 1)
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path / "source")
+    found = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert found == [
+        f"patient p{n}: more than 1535 bytes of pixels up to p{n}/s1.png" for n in range(3)
+    ]
+    monkeypatch.setattr(checks, "MAX_PATIENT_BYTES", 3 * 12 * 16 * 4)
+    assert len(prepare(tmp_path / "source").patients) == 3
+
+
+def test_links_that_stay_inside_are_followed(tmp_path):
+    real, source = tmp_path / "real", tmp_path / "source"
+    write_folders(real)
+    (real / "p0").rename(real / ".store")
+    (real / "p0").symlink_to(".store")
+    (real / "p1/s1.png").rename(real / "p2/.kept")
+    (real / "p1/s1.png").symlink_to("../p2/.kept")
+    source.symlink_to(real)
+    assert [p.num_slices for p in prepare(source).patients] == [3, 3, 3]
+
+
+def link(path: Path, target: Path | str):
+    if path.exists():
+        path.rename(path.with_name(".old"))
+    path.symlink_to(target)
+
+
+FOLDER_FAULTS = {  # name: (what is done to the folder, the one line)
+    "file out": (
+        lambda root: (
+            (root / "p1/s1.png").rename(root.parent / "s1.png"),
+            link(root / "p1/s1.png", "../../s1.png"),
+        ),
+        r"p1/s1\.png: a symbolic link to '.*/s1\.png', out of the source '.*/source'; copy",
+    ),
+    "file of the system": (
+        lambda root: link(root / "p1/s1.png", "/etc/passwd"),
+        r"p1/s1\.png: a symbolic link to '/etc/passwd', out of",
+    ),
+    "folder out": (
+        lambda root: (
+            (root / "p1").rename(root.parent / "source2") and link(root / "p1", "../source2")
+        ),
+        r"'.*/source/p1': a symbolic link to '.*/source2', out of the source '.*/source'; copy the "
+        "folder to its place, or give the folder that holds all of them as config.dataset.source",
+    ),
+    "loop": (
+        lambda root: [link(root / f"p1/l{n}", "..") for n in range(9)],
+        r"'.*/p1/l0': the same folder as '.*/source' by a symbolic link",
+    ),
+    "the same patient twice": (
+        lambda root: link(root / "p9", "p1"),
+        r"'.*/p9': the same folder as '.*/p1' by a symbolic link, so its scans would count twice",
+    ),
+    "link to itself": (
+        lambda root: link(root / "p1/s1.png", "s1.png"),
+        r"p1/s1\.png: .*Too many levels of symbolic links",
+    ),
+    "pipe": (
+        lambda root: ((root / "p1/s1.png").unlink(), os.mkfifo(root / "p1/s1.png")),
+        r"p1/s1\.png: no regular file but a pipe, a socket or a device; remove it",
+    ),
+    "huge file": (
+        lambda root: os.truncate(root / "p1/s1.png", MAX_FILE_BYTES + 1),
+        rf"p1/s1\.png: {MAX_FILE_BYTES + 1} bytes; a slice has at most {MAX_FILE_BYTES}",
+    ),
+    "name with a line end": (
+        lambda root: (root / "p1/s1.png").rename(root / "p1/a\n\x1b[2Jb.png"),
+        r".*/source: 'p1/a\\n\\x1b\[2Jb\.png' has characters that are no text; rename it",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FOLDER_FAULTS)
+def test_folder_fault(tmp_path, fault):
+    damage, expected = FOLDER_FAULTS[fault]
+    write_folders(tmp_path / "source")
+    damage(tmp_path / "source")
+    line = refusal(tmp_path / "source")
+    assert re.match(expected, line), line
+
+
+def test_what_is_no_image_may_have_any_name(tmp_path):
+    write_folders(tmp_path / "source")
+    (tmp_path / "source/p1/Icon\r").write_bytes(b"")
+    link(tmp_path / "source/p1/notes.txt", "/etc/hostname")
+    assert len(prepare(tmp_path / "source").patients) == 3
+    assert all(name.isprintable() for name in list_files(tmp_path / "source").stamps)
+
+
+def test_lgg_root_that_leads_out(tmp_path):
+    write_folders(tmp_path / "elsewhere")
+    (tmp_path / "source").mkdir()
+    link(tmp_path / "source/kaggle_3m", "../elsewhere")
+    with pytest.raises(UserError, match="kaggle_3m': a symbolic link to .*elsewhere', out of"):
+        list_files(tmp_path / "source", ["kaggle_3m"])
+
+
+def test_source_that_is_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "source.zip")
+    assert "neither a folder nor a complete zip file" in refusal(tmp_path / "source.zip")

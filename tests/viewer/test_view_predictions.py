@@ -1,0 +1,120 @@
+"""The viewer on what `predict` wrote: masks and probabilities lie on the scan's own voxels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from fake_config import tiny_config
+from fake_data import write_image
+from fake_volumes import oblique_affine, write_nifti, write_series
+
+from jaxseg.config import Dataset
+from jaxseg.errors import UserError
+from jaxseg.layouts.find import find_scans
+from jaxseg.prediction import predictions
+from jaxseg.runs import workdir
+from jaxseg.viewer.of_predictions import open_predictions
+
+NAMES = ("t1", "flair", "t1c")
+SHAPE = (11, 7, 6)  # slices (2 and 10 would be out of order by letter), rows, columns
+
+
+def mask_of(shape) -> np.ndarray:
+    """Return a mask without any symmetry."""
+    mask = np.zeros(shape, bool)
+    mask[1, 1:4, 2], mask[2, 1, 2:5], mask[3:, 1, 2] = True, True, True
+    return mask
+
+
+def probability_of(mask: np.ndarray) -> np.ndarray:
+    ramp = np.linspace(0, 0.4, mask.size, dtype=np.float32).reshape(mask.shape)
+    return np.where(mask, 1 - ramp, ramp).astype(np.float32)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that takes three channels; weights are not needed."""
+    config = tiny_config(tmp_path / "cache")
+    dataset = dataclasses.replace(config.dataset, flair_channel=1)
+    workdir.claim(tmp_path / "run", dataclasses.replace(config, dataset=dataset), 3, {})
+    return tmp_path / "run"
+
+
+def write_scan(folder, kind: str) -> np.ndarray:
+    """Write a scan of one channel; return its voxels as the viewer shall show them."""
+    voxels = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.uint16)
+    if kind == "png":
+        for i, pixels in enumerate(voxels):
+            write_image(folder / f"slice_{i}.png", pixels[..., None])
+    elif kind == "nifti":
+        pytest.importorskip("nibabel")
+        write_nifti(folder / "case.nii.gz", voxels, oblique_affine())
+    else:
+        pytest.importorskip("highdicom")
+        write_series(folder, voxels)
+    return voxels
+
+
+@pytest.mark.parametrize("kind", ["png", "nifti", "dicom"])
+def test_a_prediction_comes_back_as_it_was_written(kind, run, tmp_path):
+    write_scan(tmp_path / "scans", kind)
+    (found,) = find_scans(tmp_path / "scans", Dataset(), NAMES, "flair")
+    volume, output = found.read(), tmp_path / "out"
+    mask = mask_of(volume.image.shape[:3])
+    probability = probability_of(mask)
+    row = predictions.measure(found.patient, "x", mask, probability, volume.spacing_mm)
+
+    def write(folder):
+        volume.write(folder / "mask", mask)
+        volume.write(folder / "probability", probability)
+
+    output.mkdir()
+    predictions.keep(output, row, {}, write)
+    predictions.write_table(output)
+
+    gallery = open_predictions(run, [tmp_path / "scans"], output, None, "flair")
+    scan, prediction = gallery.scan(0), gallery.predict(0)
+    np.testing.assert_array_equal(prediction.mask, mask)
+    np.testing.assert_allclose(prediction.probability / 255, probability, atol=1.01 / 255)
+    for channel, pixels in zip(scan.channels, np.moveaxis(volume.image, -1, 0), strict=True):
+        np.testing.assert_array_equal(channel.offset + channel.step * channel.numbers, pixels)
+    assert scan.truth is None
+    assert scan.oriented == (kind != "png")
+    assert scan.num_planes == (1 if kind == "png" else 3)
+    assert scan.spacing_mm == volume.spacing_mm
+
+    (shown,) = gallery.rows
+    assert (shown.patient, shown.dice) == (found.patient, None)
+    assert gallery.volume_unit == ("voxels" if kind == "png" else "ml")
+    size = mask.sum() if kind == "png" else mask.sum() * np.prod(volume.spacing_mm) / 1000
+    assert shown.volume == pytest.approx(size)
+    assert dict(shown.facts)["predicted voxels"] == str(mask.sum())
+    assert gallery.channel == 1
+
+
+def test_without_probabilities_and_with_scans_not_predicted(run, tmp_path):
+    for patient in ("a", "b"):
+        write_scan(tmp_path / "scans" / patient, "png")
+    first, _ = find_scans(tmp_path / "scans", Dataset(), NAMES, "flair")
+    mask = np.zeros(SHAPE, bool)
+    row = predictions.measure(first.patient, "x", mask, mask.astype(np.float32))
+    output = tmp_path / "out"
+    with pytest.raises(UserError, match="none of the 2 scans is predicted there; run python -m"):
+        open_predictions(run, [tmp_path / "scans"], output, None, "flair")
+    output.mkdir()
+    volume = first.read()
+    predictions.keep(output, row, {}, lambda folder: volume.write(folder / "mask", mask))
+    predictions.write_table(output)
+    gallery = open_predictions(run, [tmp_path / "scans"], output, None, "flair")
+    assert gallery.notes[1] == "1 of 2 scans are not predicted."
+    prediction = gallery.predict(0)
+    assert not prediction.mask.any() and prediction.probability is None
+    assert gallery.rows[0].facts == (("predicted voxels", "0"),)
+    (tmp_path / "scans/a/slice_10.png").unlink()
+    fresh = open_predictions(run, [tmp_path / "scans"], output, None, "flair")
+    with pytest.raises(UserError, match=r"mask of \(11, 7, 6\) voxels, scan of \(10, 7, 6\)"):
+        fresh.predict(0)
+    (output / "a" / "mask").rename(output / "a" / "gone")
+    fresh = open_predictions(run, [tmp_path / "scans"], output, None, "flair")
+    with pytest.raises(UserError, match="no mask there"):
+        fresh.predict(0)
