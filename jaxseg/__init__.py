@@ -1,5 +1,6 @@
 """Brain-tumour segmentation on MRI with a U-Net in JAX."""
 
-from jaxseg.machine.cpu import set_up_cpu
-
-set_up_cpu()  # before jax is first imported
+RESEARCH_ONLY = (
+    "For research use only. Not a medical device; do not base a diagnosis or a treatment on its "
+    "output."
+)

@@ -6,6 +6,7 @@ interval over patients, and on how many patients each is better. The patients mu
 people with the same images.
 
   --output DIR     write comparison.json and comparison.png there
+  --region NAME    compare this region; default the only or first one
 
 Exit code 0, or 2 with one line on what to mend.
 """
@@ -22,16 +23,16 @@ from jaxseg.evaluation.comparison import (
     headline,
     read_scores,
 )
-from jaxseg.machine.files import make_folder, write_json
+from jaxseg.machine.files import make_folder, replace_bytes, write_json
 from jaxseg.scoring import comparison_figure
 
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
-    options, given = command_line.parse(argv, __doc__, output=None)
+    options, given = command_line.parse(argv, __doc__, output=None, region=None)
     if len(given) != 2:
         raise UserError(f"which two? Give DIR_A DIR_B (see --help); given: {len(given)}")
-    a, b = (read_scores(Path(folder).expanduser()) for folder in given)
+    a, b = (read_scores(Path(folder).expanduser(), options.region) for folder in given)
     check_comparable(a, b)
     comparison = compare(a, b, Evaluation().bootstrap_samples)
     print(format_comparison(comparison), flush=True)
@@ -42,7 +43,8 @@ def main(argv: Sequence[str]):
     make_folder(output)
     write_json(output / "comparison.json", comparison)
     title = f"{headline(comparison)}\nA: {a.folder}\nB: {b.folder}"
-    comparison_figure.dice_of_pairs(comparison, title, output / "comparison.png")
+    image = comparison_figure.dice_of_pairs(comparison, title)
+    replace_bytes(output / "comparison.png", image)
     print(f"numbers  {output / 'comparison.json'}\nfigure   {output / 'comparison.png'}")
 
 

@@ -34,8 +34,7 @@ from jaxseg.config import command_line
 from jaxseg.errors import UserError
 from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.shipping import bundle
-from jaxseg.shipping.agreement import load
-from jaxseg.shipping.make import export_jaxseg, export_onnx, find_scans
+from jaxseg.shipping.make import export_jaxseg, export_onnx, find_scans, load_one_region
 
 
 def verify(path: Path):
@@ -87,12 +86,12 @@ def main(argv: Sequence[str]):
     run = Path(options.workdir).expanduser()
     output = Path(options.output or f"model.{form}").expanduser()
     size = parse_size(options.size.split(",")) if options.size else None
-    trained = load(run, options.tta)
+    trained = load_one_region(run)
     if form == "onnx":
         size = size or find_scans(trained, 0)[0]
-        export_onnx(run, trained, size, options.onnx_python, output)
+        export_onnx(trained, options.tta, size, options.onnx_python, output)
     else:
-        export_jaxseg(run, trained, size, options.compare, options.batch_size, output)
+        export_jaxseg(trained, options.tta, size, options.compare, options.batch_size, output)
         verify(output)
 
 

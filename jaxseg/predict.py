@@ -45,7 +45,7 @@ from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.machine.files import make_folder
 from jaxseg.prediction import predictions
 from jaxseg.prediction.ensemble import read_ensemble
-from jaxseg.prediction.new_scans import OPTIONS, find, predict_scans
+from jaxseg.prediction.new_scans import OPTIONS, find_all, predict_scans
 
 
 def main(argv: Sequence[str]):
@@ -70,11 +70,11 @@ def main(argv: Sequence[str]):
     keep_compiled_programs()
     runs = [Path(run).expanduser() for run in options.workdir]
     ensemble = read_ensemble(runs)
-    scans = find(inputs, ensemble, options.channels, options.fill)
+    scans = find_all(inputs, ensemble, options.channels, options.fill)
     output = Path(options.output).expanduser() if options.output else runs[0] / "predictions"
     how = {
         "runs": [str(run.absolute()) for run in runs],
-        "operating_points": [point._asdict() for point in ensemble.points],
+        "operating_points": [p._asdict() for points in ensemble.points for p in points],
         **{name: getattr(options, name) for name in OPTIONS},
     }
     todo = scans

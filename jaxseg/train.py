@@ -20,14 +20,15 @@ from pathlib import Path
 import jax
 
 from jaxseg.config import Config, command_line
-from jaxseg.config.settings import describe, to_json
+from jaxseg.config.settings import to_json, to_text
 from jaxseg.datasets.index import fingerprint
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.splits import split_patients
-from jaxseg.evaluation import threshold_baseline
+from jaxseg.errors import UserError
 from jaxseg.evaluation.score import Part, evaluate
-from jaxseg.evaluation.tuning import tuned_point
+from jaxseg.evaluation.threshold_baseline import find_baselines
+from jaxseg.evaluation.tuning import tuned
 from jaxseg.machine import locks
 from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.machine.distributed import (
@@ -40,8 +41,8 @@ from jaxseg.machine.distributed import (
 )
 from jaxseg.machine.sharding import check_fits, make_mesh, whole_arrays
 from jaxseg.models import native
-from jaxseg.prediction.inference import make_model
-from jaxseg.runs import checkpoint, workdir
+from jaxseg.prediction import trained
+from jaxseg.runs import workdir
 from jaxseg.runs.loop import Splits, train
 from jaxseg.training.state import abstract_state
 
@@ -68,6 +69,16 @@ def say_set_up(config: Config, prepared: Prepared, splits: Splits):
     sys.stdout.flush()
 
 
+def check_regions(config: Config, prepared: Prepared):
+    """Raise UserError unless the network has an output for each region."""
+    given, regions = config.model.num_classes, prepared.regions
+    if given != len(regions):
+        raise UserError(
+            f"config.model.num_classes={given}: the data set has {len(regions)} regions "
+            f"({', '.join(regions)}); give as many"
+        )
+
+
 def set_up(
     config: Config, run: Path, stack: contextlib.ExitStack
 ) -> tuple[Prepared, Splits] | None:
@@ -77,11 +88,12 @@ def set_up(
     prepared = together(lambda: prepare(config.dataset, config.split))
     check_same("scans", fingerprint(prepared.patients))
     splits = together(lambda: split_patients(prepared.patients, config.split))
+    check_regions(config, prepared)
     lock = locks.hold(run / "lock", f"--workdir {run}")
     on_main(lambda: stack.enter_context(lock))
     holder = on_main(lambda: (run / "lock").read_text())
     together(lambda: workdir.check_shared(run / "lock", holder))
-    on_main(lambda: workdir.claim(run, config, prepared.num_channels, splits))
+    on_main(lambda: workdir.claim(run, config, prepared, splits))
     if on_main(lambda: workdir.is_finished(run)):
         return None
     say_set_up(config, prepared, splits)
@@ -104,7 +116,7 @@ def main(argv: Sequence[str]):
 
 def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
     """Train, tune on validation, score on the test patients; the stack holds the workdir."""
-    print(describe(config), f"\nworkdir: {run}", sep="\n", flush=True)
+    print(to_text(config), f"\nworkdir: {run}", sep="\n", flush=True)
     data = set_up(config, run, stack)
     output = run / "evaluation" / "test"
     if data is None:
@@ -112,21 +124,19 @@ def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
         return
     prepared, splits = data
     if is_main() and not (run / "baseline.json").exists():
-        threshold_baseline.find(run, prepared, splits["train"])
+        find_baselines(run, prepared, splits["train"])
     reason = train(config, run, prepared, splits)
     if reason:
         print(f"{reason}: saved in {run}; the same command continues from there")
         return
-    best_step, weights = checkpoint.load_best(run, config, prepared.num_channels)
-    note = f"Weights of step {best_step} of {run}, best by validation {config.train.monitor}."
+    best = trained.load(run)
+    note = f"Weights of step {best.step} of {run}, best by validation {config.train.monitor}."
     title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
     print(f"\nTraining is complete. {note}\n", flush=True)
-    about = {"split": "test", "source": config.dataset.source, "step": best_step}
-    model = make_model(config, weights)
-    point = tuned_point(run, model, prepared, splits["validation"], best_step)
-    part = Part(run, model._replace(temperature=point.temperature), point, splits["test"])
-    evaluate(config, [part], prepared, output, title, about, [note])
-    on_main(lambda: workdir.mark_finished(run, best_step))
+    about = {"split": "test", "source": config.dataset.source, "step": best.step}
+    best = tuned(best, prepared, splits["validation"])
+    evaluate([Part(best, splits["test"])], prepared, output, title, about, [note])
+    on_main(lambda: workdir.mark_finished(run, best.step))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,6 @@ class Config:
     def __post_init__(self):
         if not 0 <= self.seed < 2**31:
             raise UserError(f"config.seed={self.seed}: must lie in 0..2^31-1")
-        Check("model", self.model)("num_classes", self.model.num_classes == 1, "the masks have 1")
         if self.profile and (len(self.profile) != 2 or not 0 < self.profile[0] <= self.profile[1]):
             raise UserError(f"config.profile={self.profile}: give (first, last) step, from 1 on")
         poolings = len(self.model.widths) - 1

@@ -16,7 +16,7 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def describe(config: Config) -> str:
+def to_text(config: Config) -> str:
     """Return all settings as text, one paragraph per section."""
     paragraphs = []
     for section in dataclasses.fields(config):

@@ -10,7 +10,7 @@ class Model:
     """The U-Net; the defaults are the classic one with 7.76 M parameters."""
 
     widths: tuple[int, ...] = (32, 64, 128, 256, 512)  # features per level; gives the depth
-    num_classes: int = 1  # output channels, one sigmoid each
+    num_classes: int = 1  # regions of the data set, one output and sigmoid each
     norm: str = "batch"  # batch, group or instance
     upsample: str = "transpose"  # transpose (2x2, stride 2) or resize (nearest + 3x3)
     residual: bool = False  # add each block's input to its output

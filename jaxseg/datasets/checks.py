@@ -5,30 +5,29 @@ all that is to be mended.
 """
 
 import itertools
-import zipfile
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from jaxseg.datasets.index import Patient, Volume, find_copies, same_images
+from jaxseg.datasets.index import Patient, find_copies, same_images
 from jaxseg.errors import UserError
 from jaxseg.layouts.slices import Slice
 from jaxseg.scans.decode import decode_image, decode_mask_values
 from jaxseg.scans.files import Files
+from jaxseg.scans.regions import Region, to_masks
+from jaxseg.scans.slices import read_slice
+from jaxseg.scans.volume import MAX_PATIENT_BYTES, Volume
 
 _MAX_LINES = 50
-MAX_PATIENT_BYTES = 4 << 30  # 500 slices of 1024 x 1024 of 4 channels of 16 bit
-# What reading and decoding a file may raise.
-READ_ERRORS = (
-    *(OSError, ValueError, RuntimeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 def read_volumes(
-    files: Files, patients: dict[str, list[Slice]], problems: list[str], warnings: list[str]
+    files: Files,
+    patients: dict[str, list[Slice]],
+    regions: Sequence[Region],
+    problems: list[str],
+    warnings: list[str],
 ) -> Iterator[tuple[Volume, bool]]:
     """Yield the volume of each patient, in order of the ids, and whether it is sound.
 
@@ -39,6 +38,7 @@ def read_volumes(
     Args:
         files: the source.
         patients: slices of each patient, in any order.
+        regions: what the values in the masks mean.
         problems: what is wrong is appended, one line each.
         warnings: gaps in slice numbers are appended, one line each.
     """
@@ -52,7 +52,7 @@ def read_volumes(
             if image is not None:
                 forms[image.shape[-1], image.dtype.name].append(s.image)
         _check_sizes(patient, slices, pairs, problems)
-        volume = _volume(patient, slices, pairs)
+        volume = _volume(patient, slices, pairs, regions)
         if volume is not None:
             whole = len(volume.image) == len(slices) and len(problems) == before
             image = volume.image
@@ -60,7 +60,9 @@ def read_volumes(
     _check_forms(forms, problems)
 
 
-def _volume(patient: str, slices: list[Slice], pairs: list[tuple]) -> Volume | None:
+def _volume(
+    patient: str, slices: list[Slice], pairs: list[tuple], regions: Sequence[Region]
+) -> Volume | None:
     """Stack the slices that have the commonest form; None when none can be read."""
     forms = [_form(*pair) for pair in pairs]
     counts = Counter(form for form in forms if form)
@@ -70,12 +72,12 @@ def _volume(patient: str, slices: list[Slice], pairs: list[tuple]) -> Volume | N
     chosen = [i for i, form in enumerate(forms) if form == commonest]
     image, mask = (np.stack(arrays) for arrays in zip(*(pairs[i] for i in chosen), strict=True))
     return Volume(
-        patient,
         image,
-        (mask != 0).astype(np.uint8),
-        tuple(slices[i].number for i in chosen),
-        tuple(slices[i].image for i in chosen),
-        tuple(int(value) for value in mask.max((1, 2, 3))),
+        patient=patient,
+        mask=to_masks(mask[..., 0], regions),
+        slice_numbers=tuple(slices[i].number for i in chosen),
+        files=tuple(slices[i].image for i in chosen),
+        mask_values=tuple(int(value) for value in mask.max((1, 2, 3))),
     )
 
 
@@ -132,9 +134,9 @@ def _read_slice(files: Files, s: Slice, problems: list[str]):
 
 def _read(files: Files, name: str, decode: Callable, problems: list[str]) -> np.ndarray | None:
     try:
-        return decode(files.read(name))
-    except READ_ERRORS as error:
-        problems.append(f"{name}: {error}")
+        return read_slice(files.read, name, decode)
+    except UserError as error:
+        problems.append(str(error))
         return None
 
 

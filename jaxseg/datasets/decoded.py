@@ -39,10 +39,11 @@ def write(folder: Path, records: Iterable[dict[str, Any]]):
 
 
 def _row(record: dict[str, Any], offset: int) -> np.ndarray:
-    image, stats = record["image"], record["stats"]
+    image, mask, stats = record["image"], record["mask"], record["stats"]
     kind = [("checksum", "u4"), ("offset", "i8"), ("shape", "i8", 3), ("dtype", "S4")]
-    kind += [("stats", "f4", stats.shape), ("head_box", "i4", 4)]
-    return np.array((0, offset, image.shape, image.dtype.str, stats, record["head_box"]), kind)
+    kind += [("regions", "i8"), ("stats", "f4", stats.shape), ("head_box", "i4", 4)]
+    values = image.shape, image.dtype.str, mask.shape[-1], stats, record["head_box"]
+    return np.array((0, offset, *values), kind)
 
 
 def _checksum(pixels: bytes, row: np.ndarray) -> int:
@@ -79,7 +80,7 @@ class Decoded:
         mask = np.frombuffer(pixels, np.uint8, offset=image.nbytes)
         return {
             "image": image.reshape(row["shape"]),
-            "mask": mask.reshape(height, width, 1),
+            "mask": mask.reshape(height, width, row["regions"]),
             "patient": patient,
             "slice": number,
             "stats": row["stats"],
@@ -90,8 +91,8 @@ class Decoded:
         """Return where in the file the pixels of a record end."""
         row = self._rows[index]
         height, width, channels = row["shape"]
-        one = channels * np.dtype(row["dtype"].decode()).itemsize + 1  # and the mask's
-        return row["offset"] + height * width * one
+        pixel = channels * np.dtype(row["dtype"].decode()).itemsize + row["regions"]
+        return row["offset"] + height * width * pixel
 
 
 def exists(folder: Path) -> bool:

@@ -6,20 +6,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-
-@dataclasses.dataclass(frozen=True)
-class Volume:
-    """All slices of one patient in order."""
-
-    patient: str
-    image: np.ndarray  # [D, H, W, C] uint8 or uint16
-    mask: np.ndarray  # [D, H, W, 1] uint8 of {0, 1}
-    slice_numbers: tuple[int, ...]
-    files: tuple[str, ...]  # image files, relative to the source
-    mask_values: tuple[int, ...]  # per slice, that of tumour in the mask's file; 0: no tumour
+from jaxseg.machine.files import replace_text
+from jaxseg.scans.volume import Volume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +24,8 @@ class Patient:
     slice_numbers: tuple[int, ...]
     digests: tuple[str, ...]  # SHA-256 of each slice's pixels, '' when the slice is constant
     files: tuple[str, ...]  # image files, relative to the source
+    spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); () when unknown
+    affine: tuple[tuple[float, ...], ...] | None = None  # (slice, row, column, 1) to RAS+ mm
 
     @property
     def num_slices(self) -> int:
@@ -39,15 +33,18 @@ class Patient:
         return len(self.slice_numbers)
 
 
-def describe(volume: Volume, first: int) -> Patient:
-    """Return the index entry of a volume whose first slice is record `first`."""
+def make_patient(volume: Volume, first: int) -> Patient:
+    """Return the index entry of a volume with truth whose first slice is record `first`."""
+    affine = volume.affine
     return Patient(
         id=volume.patient,
         first=first,
-        tumour_pixels=tuple(int(n) for n in volume.mask.sum((1, 2, 3), dtype=np.int64)),
+        tumour_pixels=tuple(volume.mask.any(-1).sum((1, 2)).tolist()),
         slice_numbers=volume.slice_numbers,
         digests=tuple(_digest(image) for image in volume.image),
         files=volume.files,
+        spacing_mm=volume.spacing_mm,
+        affine=None if affine is None else tuple(map(tuple, affine.tolist())),
     )
 
 
@@ -100,21 +97,19 @@ def _digest(image: np.ndarray) -> str:
     return hashlib.sha256(header + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def write_index(path: Path, num_channels: int, patients: list[Patient], warnings: list[str]):
-    """Write the index as JSON."""
-    index = {
-        "num_channels": num_channels,
-        "warnings": warnings,
-        "patients": [dataclasses.asdict(p) for p in patients],
-    }
-    path.write_text(json.dumps(index))
+def write_index(path: Path, **content: Any):
+    """Write the fields of a `Prepared` but its path as JSON, whole or not at all."""
+    patients = [dataclasses.asdict(p) for p in content["patients"]]
+    replace_text(path, json.dumps(content | {"patients": patients}))
 
 
-def read_index(path: Path) -> tuple[int, tuple[Patient, ...], tuple[str, ...]]:
-    """Return number of channels, patients and warnings as written by `write_index`."""
-    index = json.loads(path.read_text())
-    patients = tuple(
-        Patient(**{k: tuple(v) if isinstance(v, list) else v for k, v in p.items()})
-        for p in index["patients"]
-    )
-    return index["num_channels"], patients, tuple(index["warnings"])
+def read_index(path: Path) -> dict[str, Any]:
+    """Return what was given to `write_index`, lists as tuples."""
+    index = _tuples(json.loads(path.read_text()))
+    return index | {"patients": tuple(Patient(**p) for p in index["patients"])}
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
+from absl import flags
 
 from jaxseg.errors import TrainingFailed
 
@@ -32,6 +33,7 @@ def in_background(
     dataset = batches.to_iter_dataset(options)
     if not num_workers:
         return _closing(iter(dataset))
+    _mark_flags_as_parsed()
     workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
     return _from_workers(iter(dataset.mp_prefetch(workers, _start_worker)), num_workers)
 
@@ -78,8 +80,15 @@ def _death(name: str, exit_code: int, workers: Sequence[multiprocessing.Process]
     )
 
 
+def _mark_flags_as_parsed():
+    """Let grain read its absl flags, which only a program of absl's own would parse."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
 def _start_worker(*_):
     """Let Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all, end only the main."""
+    _mark_flags_as_parsed()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

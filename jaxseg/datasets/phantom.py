@@ -11,10 +11,14 @@ Lengths: in plane 1 is half the image (64 pixels), x to the right, y to the back
 level of the thalami and 1 the vertex. A radius (of head, ventricles, tumour) is 1 at the surface.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy  # loads its parts when they are used
+
+from jaxseg.scans.regions import Region, to_masks
+from jaxseg.scans.volume import Volume
 
 SIZE = 128  # pixels per side
 SLICES = (20, 40)  # per patient, both included
@@ -63,6 +67,8 @@ TISSUES = {  # signal in pre-contrast T1, FLAIR, post-contrast T1
 }
 AIR, BONE, MARROW, FAT, MUSCLE, CSF, GREY, WHITE, VESSEL = range(9)
 BRIGHT, OEDEMA, CORE, FLUID, RIM = range(9, 14)
+_LABELS = np.zeros(len(TISSUES), np.uint8)
+_LABELS[[OEDEMA, CORE, FLUID, RIM]] = 2, 1, 1, 4
 
 
 class _Point(NamedTuple):
@@ -78,6 +84,20 @@ def patient_id(index: int) -> str:
     return f"phantom_{index:03d}"
 
 
+def make_volume(seed: int, index: int, regions: Sequence[Region]) -> Volume:
+    """Return patient `index` as a volume with the masks of the regions."""
+    image, labels = generate_patient(seed, index)
+    numbers, patient = tuple(range(len(image))), patient_id(index)
+    return Volume(
+        image,
+        patient=patient,
+        mask=to_masks(labels, regions),
+        slice_numbers=numbers,
+        files=tuple(f"{patient}/{n}" for n in numbers),
+        mask_values=tuple(labels.max((1, 2)).tolist()),
+    )
+
+
 def generate_patient(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Make one patient; depends on (seed, index) only.
 
@@ -88,7 +108,8 @@ def generate_patient(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         image: uint8 [D, 128, 128, 3], D in 20..40 from skull base to vertex; channels
             pre-contrast T1, FLAIR, post-contrast T1; row 0 is the face.
-        mask: uint8 {0, 1} [D, 128, 128, 1], oedema and all it encloses; never empty.
+        labels: uint8 [D, 128, 128]: 1 core, 2 oedema, 4 enhancing rim (as BraTS 2017 to 2021
+            has them), 0 else; never empty, but some patients have no rim.
     """
     rng = np.random.default_rng([seed, index])
     plane = (np.arange(SIZE) - (SIZE - 1) / 2) / (SIZE / 2)
@@ -105,7 +126,8 @@ def generate_patient(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     allowed = _paint_brain(rng, point, cavity, ventricle, np.abs(coarse), fine, tissue)
     _paint_look_alikes(rng, point, ventricles, fine, tumour, tissue)
     mask = _paint_tumour(rng, axes, tumour, allowed & (point.x * side > 0.06), tissue)
-    return _acquire(rng, axes, tissue, fine), mask[..., None].astype(np.uint8)
+    image = _acquire(rng, axes, tissue, fine)
+    return image, np.where(mask, _LABELS[tissue], 0).astype(np.uint8)
 
 
 def _waves(rng, axes: _Point, frequency: float, terms: int = 5) -> np.ndarray:

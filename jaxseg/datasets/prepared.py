@@ -5,9 +5,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from jaxseg.datasets import decoded
 from jaxseg.datasets.index import Patient
 from jaxseg.errors import TrainingFailed, one_line
+from jaxseg.scans.volume import Volume
 
 _MAX_CAUSE = 200  # characters of a library's message
 
@@ -18,6 +21,7 @@ class Prepared:
 
     path: Path
     num_channels: int
+    regions: tuple[str, ...]  # names, in order of the masks
     patients: tuple[Patient, ...]  # in order of the ids, as are the records
     warnings: tuple[str, ...]
 
@@ -33,10 +37,25 @@ class Prepared:
         TrainingFailed when something is gone or damaged; damage is found by checksums.
 
         Records come patient by patient in ascending slice number: `image` [H, W, C] uint8 or
-        uint16, `mask` [H, W, 1] uint8 of {0, 1}, `patient` bytes, `slice` int, `stats` [C, 4]
+        uint16, `mask` [H, W, K] uint8 of {0, 1}, `patient` bytes, `slice` int, `stats` [C, 4]
         float32 (`intensity.volume_statistics`), `head_box` [4] int32 (`intensity.head_box`).
         """
         return _Records(self)
+
+    def volume(self, patient: Patient) -> Volume:
+        """Return the whole scan of a patient, with its truth and statistics; errors as above."""
+        records = self.source().run(patient, 0, patient.num_slices)
+        return Volume(
+            np.stack([r["image"] for r in records]),
+            patient.spacing_mm,
+            None if patient.affine is None else np.array(patient.affine),
+            patient=patient.id,
+            mask=np.stack([r["mask"] for r in records]),
+            slice_numbers=patient.slice_numbers,
+            files=patient.files,
+            stats=records[0]["stats"],
+            head_box=records[0]["head_box"],
+        )
 
 
 class _Records:
@@ -58,6 +77,10 @@ class _Records:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def run(self, patient: Patient, first: int, depth: int) -> list[dict[str, Any]]:
+        """Return the records of `depth` slices of a patient, from its slice `first` on."""
+        return [self[i] for i in range(patient.first + first, patient.first + first + depth)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):

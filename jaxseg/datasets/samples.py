@@ -5,11 +5,12 @@ and processes that share it, so that a run resumes by its step number alone.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from jaxseg import config
+from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.loaders import in_background
 from jaxseg.datasets.prepared import Prepared
@@ -19,29 +20,38 @@ from jaxseg.imaging.geometry import prepare_slice
 Batch = dict[str, np.ndarray]
 
 
-def record_indices(patients: Sequence[Patient]) -> np.ndarray:
-    """Return the record numbers of all slices of the patients, int64 [N]."""
-    return np.concatenate([p.first + np.arange(p.num_slices) for p in patients])
+class Sample(NamedTuple):
+    """What is read at once: neighbouring slices of one patient; a slice has depth 1."""
+
+    patient: int  # position in the list of patients
+    first: int  # slice of the patient, from 0
+    depth: int = 1
 
 
-def tumour_indices(patients: Sequence[Patient]) -> np.ndarray:
-    """Return the record numbers of the slices with tumour, int64 [N]."""
-    has_tumour = np.concatenate([np.asarray(p.tumour_pixels) > 0 for p in patients])
-    return record_indices(patients)[has_tumour]
+def all_samples(patients: Sequence[Patient]) -> list[Sample]:
+    """Return every slice of the patients, in order."""
+    return [Sample(i, n) for i, p in enumerate(patients) for n in range(p.num_slices)]
 
 
-def slice_order(patients: Sequence[Patient], tumour_fraction: float, seed: int) -> grain.MapDataset:
-    """Return the endless order of training slices: shuffled anew each epoch.
+def tumour_samples(patients: Sequence[Patient]) -> list[Sample]:
+    """Return the slices with tumour."""
+    return [s for s in all_samples(patients) if patients[s.patient].tumour_pixels[s.first]]
+
+
+def sample_order(
+    patients: Sequence[Patient], tumour_fraction: float, seed: int
+) -> grain.MapDataset:
+    """Return the endless order of training samples: shuffled anew each epoch.
 
     A share `tumour_fraction` is drawn from the slices with tumour, the rest from all.
     """
 
-    def shuffled(indices: np.ndarray, seed: int) -> grain.MapDataset:
-        return grain.MapDataset.source(indices).seed(seed).shuffle().repeat()
+    def shuffled(samples: list[Sample], seed: int) -> grain.MapDataset:
+        return grain.MapDataset.source(samples).seed(seed).shuffle().repeat()
 
-    everything = shuffled(record_indices(patients), seed)
-    tumour = tumour_indices(patients)
-    if tumour_fraction == 0 or len(tumour) == 0:
+    everything = shuffled(all_samples(patients), seed)
+    tumour = tumour_samples(patients)
+    if tumour_fraction == 0 or not tumour:
         return everything
     only_tumour = shuffled(tumour, seed + 1)
     if tumour_fraction == 1:
@@ -53,7 +63,7 @@ def slice_order(patients: Sequence[Patient], tumour_fraction: float, seed: int) 
 def training_batches(
     prepared: Prepared,
     patients: Sequence[Patient],
-    config: config.Config,
+    config: Config,
     start_step: int,
     process: int = 0,
     num_processes: int = 1,
@@ -68,7 +78,7 @@ def training_batches(
         process, num_processes: which part of every batch.
 
     Yields:
-        image float32 [b, h, w, C] and mask uint8 [b, h, w, 1], b = batch_size / processes.
+        image float32 [b, h, w, C] and mask uint8 [b, h, w, K], b = batch_size / processes.
 
     Raises:
         TrainingFailed: while iterating; a record cannot be read, or a loader process died.
@@ -76,11 +86,12 @@ def training_batches(
     source = prepared.source()
     size, crop = config.input.image_size, config.input.crop_to_head
 
-    def load(index: int, rng: np.random.Generator) -> Batch:
-        return augment_slice(source[int(index)], rng, size, crop, config.augment)
+    def load(sample: Sample, rng: np.random.Generator) -> Batch:
+        (record,) = source.run(patients[sample.patient], sample.first, sample.depth)
+        return augment_slice(record, rng, size, crop, config.augment)
 
     local_batch = config.train.batch_size // num_processes
-    order = slice_order(patients, config.input.tumour_fraction, config.seed)
+    order = sample_order(patients, config.input.tumour_fraction, config.seed)
     # Parts are taken after the random map, so neither order nor augmentation depends on them:
     # the process's rows of the global batch, in their order.
     batches = order.seed(config.seed + 2).random_map(load).batch(local_batch)
@@ -91,14 +102,22 @@ def training_batches(
 def evaluation_batches(
     prepared: Prepared,
     patients: Sequence[Patient],
-    config: config.Config,
+    config: Config,
     process: int = 0,
     num_processes: int = 1,
+    batch_size: int | None = None,
 ) -> Iterator[Batch]:
     """Yield this process's part of batches that hold every slice exactly once, in order.
 
+    Args:
+        prepared: the data set.
+        patients: whose slices.
+        config: uses input and evaluation.batch_size.
+        process, num_processes: which part of every batch.
+        batch_size: global; None: the config's.
+
     Yields:
-        image float32 [b, h, w, C], mask uint8 [b, h, w, 1], patient int32 [b] (position in
+        image float32 [b, h, w, C], mask uint8 [b, h, w, K], patient int32 [b] (position in
         `patients`), weight float32 [b]: 1, and 0 for padding, b = batch_size / processes.
 
     Raises:
@@ -106,19 +125,18 @@ def evaluation_batches(
     """
     source = prepared.source()
     size, crop = config.input.image_size, config.input.crop_to_head
-    batch_size = config.evaluation.batch_size
-    indices = record_indices(patients)
-    owner = np.repeat(np.arange(len(patients), dtype=np.int32), [p.num_slices for p in patients])
-    padding = -len(indices) % batch_size  # every process gets the same number of batches
-    positions = np.concatenate([np.arange(len(indices)), np.full(padding, -1)])
+    batch_size = batch_size or config.evaluation.batch_size
+    samples = all_samples(patients)
+    padding = -len(samples) % batch_size  # every process gets the same number of batches
+    weighted = [(s, 1.0) for s in samples] + [(samples[0], 0.0)] * padding
 
-    def load(position: int) -> Batch:
-        real = position >= 0
-        example = prepare_slice(source[int(indices[max(position, 0)])], size, crop)
-        patient, weight = owner[max(position, 0)], np.float32(real)
-        return {**example, "patient": patient, "weight": weight}
+    def load(item: tuple[Sample, float]) -> Batch:
+        sample, weight = item
+        (record,) = source.run(patients[sample.patient], sample.first, sample.depth)
+        owner = {"patient": np.int32(sample.patient), "weight": np.float32(weight)}
+        return prepare_slice(record, size, crop) | owner
 
-    batches = grain.MapDataset.source(positions)[process::num_processes].map(load)
+    batches = grain.MapDataset.source(weighted)[process::num_processes].map(load)
     # Threads only: starting processes would take longer than an evaluation.
     threads = max(config.input.num_threads, min(config.input.num_workers, 8))
     return in_background(batches.batch(batch_size // num_processes), threads, 0)

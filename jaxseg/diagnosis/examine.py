@@ -10,10 +10,9 @@ from tqdm import tqdm
 
 from jaxseg.config import Config, Dataset, Split
 from jaxseg.datasets.checks import copy_warnings, read_volumes
-from jaxseg.datasets.prepare import find_slices, list_source
 from jaxseg.datasets.splits import check_split
 from jaxseg.diagnosis import cost, findings
-from jaxseg.diagnosis.facts import PatientFacts, best_threshold, measure, summarise
+from jaxseg.diagnosis.facts import PatientFacts, best_threshold, measure, sum_up
 from jaxseg.diagnosis.findings import Finding
 from jaxseg.diagnosis.suggest import (
     FEW_PATIENTS,
@@ -22,7 +21,8 @@ from jaxseg.diagnosis.suggest import (
     suggest_split,
 )
 from jaxseg.errors import UserError
-from jaxseg.layouts import detect, lgg
+from jaxseg.layouts import detect
+from jaxseg.layouts.kinds import LGG, kind_of, list_source
 from jaxseg.layouts.slices import Slice
 from jaxseg.scans.files import Files, list_files
 
@@ -54,7 +54,7 @@ def examine(source: str, given: Dataset, name: str | None) -> Examination:
     """
     report = {"source": source}
     try:
-        files = list_files(source, lgg.ROOTS)
+        files = list_files(source, LGG.roots)
         layout = detect.detect(files)
     except UserError as error:
         report |= {"layout": "", "why": str(error)}
@@ -68,7 +68,8 @@ def examine(source: str, given: Dataset, name: str | None) -> Examination:
     files, problems, warnings = list_source(dataset), [], []
     patients, dataset = find_patients(dataset, files, problems)
     report["patients_by"] = patients_by(dataset, given)
-    volumes = read_volumes(files, patients, problems, warnings)
+    regions = kind_of(dataset).regions
+    volumes = read_volumes(files, patients, regions, problems, warnings)
     shown = tqdm(volumes, "reading", len(patients), unit="patient", leave=False, disable=None)
     facts = [measure(volume, position) for position, (volume, _) in enumerate(shown)]
     found = [*findings.of_lines("error", problems), *findings.of_lines("warning", warnings)]
@@ -88,7 +89,7 @@ def judge(
     made, problems = check_split(patients, split)
     by_id = {f.patient.id: f for f in facts}
     parts = {name: [by_id[p.id] for p in part] for name, part in made.items()}
-    summary = summarise(facts)
+    summary = sum_up(facts)
     report |= {
         "facts": summary,
         "split": {name: _size(part) for name, part in parts.items()},
@@ -120,7 +121,7 @@ def find_patients(
         UserError: the user's own settings do not fit the files.
     """
     try:
-        return find_slices(dataset, files, problems), dataset
+        return kind_of(dataset).find(list(files.stamps), dataset, problems), dataset
     except UserError as error:
         if dataset.name != "image_folder" or _says_who(dataset):
             raise
@@ -132,7 +133,7 @@ def find_patients(
     else:
         other = dataclasses.replace(dataset, patient_regex=guess)
         advice = f"if the numbers here look right, say so: --patient-regex={shlex.quote(guess)}"
-    patients = find_slices(other, files, [])
+    patients = kind_of(other).find(list(files.stamps), other, [])
     problems.append(f"{cause.removeprefix('config.dataset: ')}; {advice}")
     return patients, other
 

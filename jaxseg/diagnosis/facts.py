@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg.datasets.index import Patient, Volume, describe
+from jaxseg.datasets.index import Patient, make_patient
 from jaxseg.diagnosis import leakage
 from jaxseg.imaging.intensity import head_box, normalise, volume_statistics
+from jaxseg.scans.volume import Volume
 from jaxseg.scoring import baselines
 
 
@@ -45,26 +46,26 @@ def measure(volume: Volume, first: int) -> PatientFacts:
         volume: at least one slice.
         first: number of slices before it; seeds the random splits, too.
     """
-    image, truth = volume.image, volume.mask[..., 0] > 0
+    image, truth = volume.image, volume.mask.any(-1)
     channels = range(image.shape[-1])
     stats = volume_statistics(image)
-    patient = describe(volume, first)
+    patient = make_patient(volume, first)
     return PatientFacts(
-        patient,
-        image.shape[1:3],
-        image.dtype.name,
-        np.array([(image[..., c].min(), image[..., c].max()) for c in channels]),
-        stats,
-        head_box(image),
-        patient.digests.count(""),
-        _equal_channels(image),
-        volume.mask_values,
-        baselines.dice_per_threshold(normalise(image, stats), truth),
-        leakage.copy_nearest(truth, volume.slice_numbers, np.random.default_rng(first)),
+        patient=patient,
+        size=image.shape[1:3],
+        dtype=image.dtype.name,
+        stored=np.array([(image[..., c].min(), image[..., c].max()) for c in channels]),
+        stats=stats,
+        head_box=head_box(image),
+        blank_slices=patient.digests.count(""),
+        equal_channels=_equal_channels(image),
+        mask_values=volume.mask_values,
+        threshold_dice=baselines.dice_per_threshold(normalise(image, stats), truth),
+        copied=leakage.copy_nearest(truth, volume.slice_numbers, np.random.default_rng(first)),
     )
 
 
-def summarise(facts: Sequence[PatientFacts]) -> dict[str, Any]:
+def sum_up(facts: Sequence[PatientFacts]) -> dict[str, Any]:
     """Return the numbers of the whole data set, ready for JSON.
 
     Args:
@@ -90,7 +91,7 @@ def summarise(facts: Sequence[PatientFacts]) -> dict[str, Any]:
         "tumour_voxels": _spread(tumours),
         "mask_values": _count(str(v) for f in facts for v in f.mask_values if v),
         "equal_channels": {f.patient.id: f.equal_channels for f in facts if f.equal_channels},
-        "slice_split": leakage.summarise([f.copied for f in facts]),
+        "slice_split": leakage.mean_over_draws([f.copied for f in facts]),
         "predict_nothing": {
             "dice": 1 - len(tumours) / len(facts),
             "slice_dice": 1 - tumour_slices / sum(slices),

@@ -58,7 +58,7 @@ def copy_nearest(
     return Copied(*(np.array(values) for values in zip(*draws, strict=True)), len(truth))
 
 
-def summarise(patients: Sequence[Copied]) -> dict[str, Any]:
+def mean_over_draws(patients: Sequence[Copied]) -> dict[str, Any]:
     """Return the means over the draws.
 
     Returns:

@@ -76,7 +76,9 @@ def suggest_config(
         return Config(
             dataset=dataset,
             split=split,
-            input=Input((side, side), crop, num_workers=min(8, os.cpu_count() or 1)),
+            input=Input(
+                image_size=(side, side), crop_to_head=crop, num_workers=min(8, os.cpu_count() or 1)
+            ),
             augment=_AUGMENT,
             model=Model(widths=widths, dropout=0.1, compute_dtype="bfloat16"),
             optimizer=Optimizer(weight_decay=1e-2, warmup_steps=500, ema_decay=0.999),
@@ -91,12 +93,17 @@ def suggest_config(
     return Config(
         dataset=dataset,
         split=split,
-        input=Input((side, side), crop),
+        input=Input(image_size=(side, side), crop_to_head=crop),
         augment=_AUGMENT,
         model=Model(widths=widths, dropout=0.1),
         optimizer=Optimizer(learning_rate=2e-3, cosine=True, weight_decay=1e-2, ema_decay=0.995),
         early_stop=EarlyStop(patience=0),
-        train=Train(every * _EVALUATIONS_ON_CPU, batch(16), 1, every, log_every_steps=20),
+        train=Train(
+            num_steps=every * _EVALUATIONS_ON_CPU,
+            batch_size=batch(16),
+            eval_every_steps=every,
+            log_every_steps=20,
+        ),
         evaluation=Evaluation(batch_size=batch(32)),
     )
 

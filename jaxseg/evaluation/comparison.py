@@ -47,8 +47,12 @@ MEASURES = (
 )
 
 
-def read_scores(folder: Path) -> Scores:
+def read_scores(folder: Path, region: str | None = None) -> Scores:
     """Return what an evaluation wrote to the folder, or to the test scores of the run in it.
+
+    Args:
+        folder: of an evaluation or a run.
+        region: whose scores; None: those of the only or the first one.
 
     Raises:
         UserError: nothing there, or it is damaged, or of an older version.
@@ -60,9 +64,13 @@ def read_scores(folder: Path) -> Scores:
             "python -m jaxseg.evaluate --workdir DIR"
         )
     summary = read_json(found[0] / "scores.json")
-    patients = scorecard.read_patients_csv(found[0] / "patients.csv")
+    patients = scorecard.read_patients_csv(found[0] / "patients.csv", region)
     if not isinstance(summary, dict) or "scans" not in summary:
         raise UserError(f"{found[0]}: scored by another version; run jaxseg.evaluate again")
+    names = [*summary.get("regions", [summary.get("region", "tumour")])]
+    if region and region not in names:
+        raise UserError(f"{found[0]}: no region {region}; it has {', '.join(names)}")
+    summary |= summary.get("regions", {}).get(region, {})
     mean = np.mean([row["dice"] for row in patients.values()]) if patients else np.nan
     same = summary["scans"].keys() == patients.keys()
     if not (same and abs(mean - summary["patients"]["dice"]["mean"]) < 1e-5):
@@ -126,6 +134,7 @@ def compare(a: Scores, b: Scores, num_samples: int, seed: int = 0) -> dict[str, 
         "a": {"folder": str(a.folder), "about": a.summary["about"]},
         "b": {"folder": str(b.folder), "about": b.summary["about"]},
         "n": len(patients),
+        "region": a.summary.get("region", "tumour"),
         "hd95_unit": a.summary["definitions"]["hd95_unit"],
         "measures": measures,
         "dice": {p: [a.patients[p]["dice"], b.patients[p]["dice"]] for p in patients},

@@ -25,7 +25,7 @@ class Fold(NamedTuple):
     test: tuple[str, ...]  # ids
 
 
-def read(runs: Sequence[Path]) -> list[Fold]:
+def read_folds(runs: Sequence[Path]) -> list[Fold]:
     """Return the runs in order of their folds.
 
     Raises:
@@ -37,7 +37,8 @@ def read(runs: Sequence[Path]) -> list[Fold]:
     for other in folds[1:]:
         changed = workdir.changed_settings(first.config, other.config)
         changed.pop("split.fold", None)
-        for key, (a, b) in changed.items():
+        if changed:
+            key, (a, b) = next(iter(changed.items()))
             raise UserError(
                 f"not folds of one recipe: config.{key} is {a!r} in {first.run} and {b!r} in "
                 f"{other.run}"
@@ -59,7 +60,7 @@ def check_unchanged(folds: Sequence[Fold], patients: Sequence[Patient]):
     _check_same_scans(folds[0].scans, scans, f"{folds[0].run} and the scans as they are now")
 
 
-def describe(folds: Sequence[Fold]) -> list[str]:
+def sentences(folds: Sequence[Fold]) -> list[str]:
     """Return sentences: what the pooled score is, what to beware of."""
     num_folds, num_patients = folds[0].config.split.num_folds, len(folds[0].scans)
     num_scored = sum(len(f.test) for f in folds)

@@ -12,11 +12,9 @@ from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import UserError
 from jaxseg.evaluation import folds
 from jaxseg.evaluation.score import Part, evaluate
-from jaxseg.machine.distributed import check_same, gather, on_main, together
-from jaxseg.prediction import operating
-from jaxseg.prediction.inference import make_model
-from jaxseg.prediction.operating import OperatingPoint
-from jaxseg.runs import checkpoint, workdir
+from jaxseg.machine.distributed import check_same, gather, together
+from jaxseg.prediction import trained
+from jaxseg.runs import workdir
 
 
 def choose_patients(
@@ -36,20 +34,11 @@ def choose_patients(
     return prepared, split_patients(prepared.patients, config.split)[split]
 
 
-def load_part(
-    run: Path, config: Config, num_channels: int, patients: Sequence[Patient]
-) -> tuple[int, Part]:
-    """Return the step of the best weights of a run, and the part that scores them on patients."""
-    step, weights = checkpoint.load_best(run, config, num_channels)
-    point = OperatingPoint(*on_main(lambda: operating.read(run, config)))
-    return step, Part(run, make_model(config, weights, point.temperature), point, patients)
-
-
 def score_folds(runs: Sequence[Path], output: Path | None):
     """Score the test patients of several folds together, each by the model of its fold."""
     if output is None:
         raise UserError("where to write the scores of all folds? Give --output DIR")
-    made = together(lambda: folds.read(runs))
+    made = together(lambda: folds.read_folds(runs))
     config = made[0].config
     prepared = together(lambda: prepare(config.dataset))
     check_same("scans", fingerprint(prepared.patients))
@@ -57,15 +46,15 @@ def score_folds(runs: Sequence[Path], output: Path | None):
     parts, described = [], []
     for fold in made:
         patients = [p for p in prepared.patients if p.id in fold.test]
-        step, part = load_part(fold.run, fold.config, prepared.num_channels, patients)
-        about = {"fold": fold.config.split.fold, "run": str(fold.run), "step": step}
-        described.append(about | {"operating_point": part.point._asdict()})
-        parts.append(part)
-    notes = together(lambda: folds.describe(made))
+        run = trained.load(fold.run)
+        about = {"fold": fold.config.split.fold, "run": str(fold.run), "step": run.step}
+        described.append(about | {"operating_point": run.points[0]._asdict()})
+        parts.append(Part(run, patients))
+    notes = together(lambda: folds.sentences(made))
     print("\n".join(notes), end="\n\n", flush=True)
     title = f"{config.dataset.name}: test patients of {len(parts)} folds"
     about = {"split": "test", "source": config.dataset.source, "folds": described}
-    evaluate(config, parts, prepared, output, title, about, notes)
+    evaluate(parts, prepared, output, title, about, notes)
     gather(None)  # the others stay until the first one has written
 
 
@@ -77,12 +66,12 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
     for warning in prepared.warnings:
         print(f"warning: {warning}")
     name = "external" if source else split
-    together(lambda: workdir.check_channels(run, prepared.num_channels))
+    together(lambda: workdir.check_fits(run, prepared))
     same_ids = together(lambda: workdir.check_unseen(run, patients)) if source else []
-    step, part = load_part(run, config, prepared.num_channels, patients)
+    loaded = trained.load(run)
     output = output or run / "evaluation" / name
     title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
-    note = f"Best weights of {run}, step {step}."
+    note = f"Best weights of {run}, step {loaded.step}."
     if source:
         note += f" External validation on all patients of {source}."
     if name in ("train", "validation"):
@@ -91,6 +80,6 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
         note += " These include the patients of the training: not an honest score."
     notes = [note, *same_ids]
     print("\nwarning: ".join(notes), end="\n\n")
-    about = {"split": name, "source": source or config.dataset.source, "step": step}
-    evaluate(config, [part], prepared, output, title, about, notes)
+    about = {"split": name, "source": source or config.dataset.source, "step": loaded.step}
+    evaluate([Part(loaded, patients)], prepared, output, title, about, notes)
     gather(None)  # the others stay until the first one has written

@@ -6,22 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxseg.config import Config
 from jaxseg.config.settings import to_json
 from jaxseg.datasets.index import Patient, scan_digest
 from jaxseg.datasets.prepared import Prepared
-from jaxseg.evaluation import threshold_baseline
+from jaxseg.evaluation.threshold_baseline import read_baselines
 from jaxseg.imaging.intensity import normalise
-from jaxseg.machine.distributed import (
-    gather_shares,
-    is_main,
-    on_main,
-    together,
-)
-from jaxseg.machine.files import make_folder
+from jaxseg.machine.distributed import gather_shares, is_main, on_main, together
+from jaxseg.machine.files import make_folder, replace_bytes, replace_text, write_json
 from jaxseg.prediction import operating
-from jaxseg.prediction.inference import Case, Model, predict_patients
-from jaxseg.prediction.operating import OperatingPoint, segment
+from jaxseg.prediction.inference import Case, Predictor, predict_patients
+from jaxseg.prediction.operating import OperatingPoint, segment_regions
+from jaxseg.prediction.trained import Trained, predictor
 from jaxseg.runs import workdir
 from jaxseg.scoring import (
     baselines,
@@ -32,19 +27,19 @@ from jaxseg.scoring import (
     scorecard,
     scoretext,
 )
+from jaxseg.scoring.scorecard import PatientScore
+
+Scores = list[list[PatientScore]]  # [patients][regions]
 
 
 class Part(NamedTuple):
-    """A trained model and whom it is scored on; the folds of a cross-validation are several."""
+    """A trained run and whom it is scored on; the folds of a cross-validation are several."""
 
-    run: Path  # workdir; holds the threshold baseline found on train
-    model: Model  # with the temperature of the operating point
-    point: OperatingPoint  # how its probabilities become masks
+    trained: Trained
     patients: Sequence[Patient]
 
 
 def evaluate(
-    config: Config,
     parts: Sequence[Part],
     prepared: Prepared,
     output: Path,
@@ -57,8 +52,8 @@ def evaluate(
     Each process predicts its share of the patients on its own devices; the first one writes.
 
     Args:
-        config: of the run; of several, the fold apart, they have the same.
-        parts: which model is scored on whom; a patient is in one of them.
+        parts: which run is scored on whom; a patient is in one of them, and the runs have the
+            same settings, the fold apart.
         prepared: the data set.
         output: folder to write to.
         title: heading of the report.
@@ -69,100 +64,138 @@ def evaluate(
         The content of scores.json; None on the other processes.
     """
     on_main(lambda: make_folder(output))
-    found = together(lambda: [threshold_baseline.read(part.run) for part in parts])
+    regions = parts[0].trained.regions
+    found = together(lambda: [read_baselines(part.trained.run, regions) for part in parts])
+    models = [predictor(part.trained) for part in parts]
     scores, baseline_scores = [], []
-    for part, baseline in zip(parts, found, strict=True):
+    for part, model, baseline in zip(parts, models, found, strict=True):
         mine = part.patients[jax.process_index() :: jax.process_count()]
-        cases = predict_patients(part.model, prepared, mine)
-        both = score_cases(cases, config, part.point, baseline)
+        cases = predict_patients(model, prepared, mine)
+        both = score_cases(cases, regions, part.trained.points, baseline)
         scores += gather_scores(both[0])
         baseline_scores += gather_scores(both[1])
     if not is_main():
         return None
-    samples, spacing_mm = config.evaluation.bootstrap_samples, config.dataset.spacing_mm
-    best_threshold = baselines.of_folds(found), baseline_scores
-    summary = scorecard.summarise(
-        scores, samples, spacing_mm=spacing_mm, best_threshold=best_threshold
-    )
+    summary = summarise(parts, scores, found, baseline_scores)
     summary["about"] = about
     summary["scans"] = {p.id: scan_digest(p) for part in parts for p in part.patients}
-    if len(parts) == 1:
-        tuned = bool(operating.how_chosen(parts[0].run))
-        summary["operating_point"] = parts[0].point._asdict() | {"tuned": tuned}
-    scorecard.write_json(output / "scores.json", summary)
-    scorecard.write_patients_csv(output / "patients.csv", scores)
-    shown = write_figures(output, scores, summary, parts, prepared, config)
-    report_path, settings = output / "report.html", to_json(config)
-    report.write_report(
-        report_path, title, summary, scores, shown, settings, workdir.versions(), notes
-    )
-    say_results(output, summary, shown)
+    flat = [score for patient in scores for score in patient]
+    write_json(output / "scores.json", summary)
+    replace_text(output / "patients.csv", scorecard.patients_csv(flat))
+    drawn = draw_figures(scores, summary, parts, models, prepared)
+    for name, image in drawn.items():
+        replace_bytes(output / f"{name}.png", image)
+    captioned = {name.removeprefix("patient_"): image for name, image in drawn.items()}
+    settings = to_json(parts[0].trained.config)
+    text = report.page(title, summary, flat, captioned, settings, workdir.versions(), notes)
+    replace_text(output / "report.html", text)
+    say_results(output, summary, drawn)
     return summary
 
 
-def say_results(output: Path, summary: dict[str, Any], shown: dict[str, Path]):
+def summarise(
+    parts: Sequence[Part],
+    scores: Scores,
+    found: Sequence[Sequence[baselines.ThresholdBaseline]],
+    baseline_scores: Scores,
+) -> dict[str, Any]:
+    """Return the summary of all regions; `found` are the threshold baselines of each part."""
+    first = parts[0].trained
+    in_mm = any(patient.spacing_mm for part in parts for patient in part.patients)
+    summaries = []
+    for k in range(len(first.regions)):
+        best = baselines.of_folds([part[k] for part in found])
+        summary = scorecard.summarise(
+            [patient[k] for patient in scores],
+            first.config.evaluation.bootstrap_samples,
+            in_mm=in_mm,
+            best_threshold=(best, [patient[k] for patient in baseline_scores]),
+        )
+        if len(parts) == 1:
+            tuned = bool(operating.how_chosen(first.run))
+            summary["operating_point"] = first.points[k]._asdict() | {"tuned": tuned}
+        summaries.append(summary)
+    return scorecard.join_regions(summaries)
+
+
+def say_results(output: Path, summary: dict[str, Any], drawn: Sequence[str]):
     """Print the scorecard and where the files are."""
     print(scoretext.format_scorecard(summary), flush=True)
     print(f"\nreport   {output / 'report.html'}\nscores   {output / 'scores.json'}")
     print(f"patients {output / 'patients.csv'}")
-    print("figures  " + "\n         ".join(str(path) for path in shown.values()), flush=True)
+    print("figures  " + "\n         ".join(str(output / f"{n}.png") for n in drawn), flush=True)
 
 
-def gather_scores(mine: Sequence[scorecard.PatientScore]) -> list[scorecard.PatientScore]:
+def gather_scores(mine: Scores) -> Scores:
     """Return the scores of all processes, which took every n-th patient each, in order."""
-    scores = [scorecard.PatientScore(**row) for row in gather_shares([s._asdict() for s in mine])]
-    return [s._replace(tumour_slice_dice=tuple(s.tumour_slice_dice)) for s in scores]
+    rows = gather_shares([[s._asdict() for s in patient] for patient in mine])
+    return [[_score(**row) for row in patient] for patient in rows]
+
+
+def _score(tumour_slice_dice: Sequence[float], **others: Any) -> PatientScore:
+    return PatientScore(**others, tumour_slice_dice=tuple(tumour_slice_dice))
 
 
 def score_cases(
     cases: Iterable[Case],
-    config: Config,
-    point: OperatingPoint,
-    baseline: baselines.ThresholdBaseline,
-) -> tuple[list[scorecard.PatientScore], list[scorecard.PatientScore]]:
-    """Return the scores of the predictions and those of the threshold baseline."""
+    regions: Sequence[str],
+    points: Sequence[OperatingPoint],
+    found: Sequence[baselines.ThresholdBaseline],
+) -> tuple[Scores, Scores]:
+    """Return the scores of the predictions and those of the threshold baselines."""
     ours, trivial = [], []
     for case in cases:
-        truth, spacing = case.truth[..., 0], config.dataset.spacing_mm
-        prediction = segment(case.probability[..., 0], point, spacing)
-        thresholded = baselines.apply(baseline, normalise(case.image, case.stats))
-        ours.append(scorecard.score_patient(case.patient.id, prediction, truth, spacing))
-        trivial.append(scorecard.score_patient(case.patient.id, thresholded, truth, spacing))
+        patient, truth, spacing = case.patient.id, case.truth, case.volume.spacing_mm
+        masks = segment_regions(case.probability, points, spacing)
+        image = normalise(case.volume.image, case.volume.stats)
+        scored = [
+            (
+                scorecard.score_patient(patient, mask, truth[..., k], spacing, name),
+                scorecard.score_patient(patient, simple, truth[..., k], spacing, name),
+            )
+            for k, name in enumerate(regions)
+            for mask, simple in [(masks[..., k], baselines.apply(found[k], image))]
+        ]
+        ours.append([s[0] for s in scored])
+        trivial.append([s[1] for s in scored])
     return ours, trivial
 
 
-def write_figures(
-    output: Path,
-    scores: Sequence[scorecard.PatientScore],
+def draw_figures(
+    scores: Scores,
     summary: dict[str, Any],
     parts: Sequence[Part],
+    models: Sequence[Predictor],
     prepared: Prepared,
-    config: Config,
-) -> dict[str, Path]:
+) -> dict[str, bytes]:
     """Draw the figures; the best, median and worst patients are predicted once more.
 
     Returns:
-        Name -> path of each figure.
+        Name -> PNG of each figure.
     """
-    shown = {"dice_per_patient": output / "dice_per_patient.png"}
-    figures.dice_per_patient(scores, summary, shown["dice_per_patient"])
-    records = workdir.read_metrics(parts[0].run) if len(parts) == 1 else ()
+    drawn, first = {}, parts[0].trained
+    tuned = operating.how_chosen(first.run) if len(parts) == 1 else {}
+    for k, (name, part) in enumerate(scoretext.each_region(summary)):
+        end = f"_{name}" if k else ""
+        of_region = [patient[k] for patient in scores]
+        drawn[f"dice_per_patient{end}"] = figures.dice_per_patient(of_region, part)
+    records = workdir.read_metrics(first.run) if len(parts) == 1 else ()
     if records:
-        shown["learning_curves"] = output / "learning_curves.png"
-        figures.learning_curves(records, shown["learning_curves"], config.train.monitor)
-    tuned = operating.how_chosen(parts[0].run) if len(parts) == 1 else {}
-    if "threshold_curve" in tuned:  # not where somebody wrote the point alone
-        shown["operating_point"] = output / "operating_point.png"
-        operating_figure.draw(tuned, shown["operating_point"])
-    ranked = sorted(scores, key=lambda s: (s.dice, s.patient))
+        drawn["learning_curves"] = figures.learning_curves(records, first.config.train.monitor)
+    for k, name in enumerate(first.regions):
+        how = tuned.get("regions", {}).get(name, tuned)
+        if "threshold_curve" in how:  # not where somebody wrote the point alone
+            drawn["operating_point" + (f"_{name}" if k else "")] = operating_figure.draw(how)
+    ranked = sorted((patient[0] for patient in scores), key=lambda s: (s.dice, s.patient))
     picks = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
-    by_id = {p.id: (part, p) for part in parts for p in part.patients}
+    by_id = {p.id: (i, p) for i, part in enumerate(parts) for p in part.patients}
     for name, score in picks.items():
-        part, patient = by_id[score.patient]
-        (case,) = predict_patients(part.model, prepared, [patient])
-        channel = min(config.dataset.flair_channel, case.image.shape[-1] - 1)
-        prediction = segment(case.probability[..., 0], part.point, config.dataset.spacing_mm)
-        shown[name] = output / f"patient_{name}.png"
-        image, truth = case.image[..., channel], case.truth[..., 0]
-        contours.patient_contours(shown[name], score.patient, image, truth, prediction, score)
-    return shown
+        i, patient = by_id[score.patient]
+        (case,) = predict_patients(models[i], prepared, [patient])
+        volume, points = case.volume, parts[i].trained.points
+        channel = first.config.dataset.shown_channel(volume.image.shape[-1])
+        mask = operating.segment(case.probability[..., 0], points[0], volume.spacing_mm)
+        drawn[f"patient_{name}"] = contours.patient_contours(
+            score.patient, volume.image[..., channel], case.truth[..., 0], mask, score
+        )
+    return drawn

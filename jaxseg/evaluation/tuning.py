@@ -7,7 +7,6 @@ grid, by the mean Dice over patients). The test patients have no part in it.
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,8 +17,13 @@ from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.samples import evaluation_batches
 from jaxseg.machine.distributed import gather, gather_shares, on_main
 from jaxseg.prediction import operating
-from jaxseg.prediction.inference import Model, predict_batch, predict_patients
+from jaxseg.prediction.inference import (
+    batch_logits,
+    make_predictor,
+    predict_patients,
+)
 from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.prediction.trained import Trained
 from jaxseg.scoring import calibration, metrics, scoretext
 
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))
@@ -27,66 +31,78 @@ MIN_LESIONS = (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # mm3, or voxels
 MIN_PATIENTS = 3  # below, nothing is left to see a gain on
 MIN_GAIN = 0.001  # mean Dice; less does not show in the scores
 
-# As float32, the probability of a logit above 17 is 1; divided by this, logits are seen to 130.
-_SOFT = 8.0
 
-
-def tuned_point(
-    run: Path, model: Model, prepared: Prepared, patients: Sequence[Patient], step: int
-) -> OperatingPoint:
-    """Return the operating point of a run; choose and keep it where the run has none yet.
+def tuned(run: Trained, prepared: Prepared, patients: Sequence[Patient]) -> Trained:
+    """Return the run with its operating points; choose and keep them where it has none yet.
 
     All processes must call it, and all get the same.
 
     Args:
-        run: workdir.
-        model: its best weights.
+        run: just trained.
         prepared: the data set.
-        patients: of the validation split.
-        step: of these weights; a point chosen for another step is chosen again.
+        patients: of the validation split; a point chosen for another step is chosen again.
     """
-    found = on_main(lambda: operating.how_chosen(run).get("step"))
-    if model.config.evaluation.tune and found != step:
-        point, how = tune(model, prepared, patients)
-        on_main(lambda: operating.write(run, point, {"step": step, **how}))
-        print(textwrap.fill(scoretext.tuning_result(how), 80), end="\n\n", flush=True)
-    return OperatingPoint(*on_main(lambda: operating.read(run, model.config)))
+    found = on_main(lambda: operating.how_chosen(run.run).get("step"))
+    if run.config.evaluation.tune and found != run.step:
+        chosen = tune(run, prepared, patients)
+        about = {"step": run.step, "patients": [patient.id for patient in patients]}
+        on_main(lambda: operating.write(run.run, run.regions, chosen, **about))
+        for name, how in zip(run.regions, chosen, strict=True):
+            text = scoretext.tuning_result(how, len(patients))
+            named = f"{name}: {text}" if len(run.regions) > 1 else text
+            print(textwrap.fill(named, 80), end="\n\n", flush=True)
+    return run._replace(points=operating.read(run.run, run.config, run.regions))
 
 
-def tune(
-    model: Model, prepared: Prepared, patients: Sequence[Patient]
-) -> tuple[OperatingPoint, dict[str, Any]]:
-    """Return the operating point and how it was chosen, as `operating.write` takes them.
+def tune(run: Trained, prepared: Prepared, patients: Sequence[Patient]) -> list[dict[str, Any]]:
+    """Choose the operating point of each region; returns what `operating.write` takes.
 
     Each process predicts its share of the patients and holds one volume at a time.
 
     Args:
-        model: to tune; its evaluation.threshold stays unless another is better.
+        run: to tune; its evaluation.threshold stays unless another is better.
         prepared: the data set.
         patients: of the validation split, at least one.
     """
     mine = patients[jax.process_index() :: jax.process_count()]
-    parts = gather(logit_histogram(model, prepared, mine).tolist())
-    histogram = calibration.in_doubt(np.sum(np.array(parts, np.int64), axis=0))
-    temperature = calibration.fit_temperature(histogram)
-
-    spacing_mm, usual = model.config.dataset.spacing_mm, model.config.evaluation.threshold
-    unit = "mm3" if spacing_mm else "voxels"
+    parts = gather(logit_histograms(run, prepared, mine).tolist())
+    histograms = [calibration.in_doubt(h) for h in np.sum(np.array(parts, np.int64), axis=0)]
+    temperatures = [calibration.fit_temperature(h) for h in histograms]
+    usual = run.config.evaluation.threshold
     thresholds = sorted({*THRESHOLDS, usual})
-    voxel = operating.voxel_volume(unit, spacing_mm)
-    cases = predict_patients(model._replace(temperature=temperature), prepared, mine)
-    tables = [
-        dice_table(case.probability[..., 0], case.truth[..., 0], thresholds, voxel)
-        for case in cases
+    unit = "mm3" if all(p.spacing_mm for p in patients) else "voxels"
+    model = make_predictor(run.config, run.weights, temperatures)
+    tables = []
+    for case in predict_patients(model, prepared, mine):
+        voxel = operating.voxel_volume(unit, case.volume.spacing_mm)
+        pairs = [(case.probability[..., k], case.truth[..., k]) for k in range(len(run.regions))]
+        tables.append([dice_table(p, t, thresholds, voxel) for p, t in pairs])
+    dice = np.array(gather_shares(tables))  # [patients, regions, thresholds, lesion sizes]
+    return [
+        choose_point(dice[:, k], thresholds, usual, unit, temperatures[k])
+        | {"calibration": describe_calibration(histograms[k], temperatures[k])}
+        for k in range(len(run.regions))
     ]
-    dice = np.array(gather_shares(tables))  # [patients, thresholds, lesion sizes]
+
+
+def choose_point(
+    dice: np.ndarray, thresholds: Sequence[float], usual: float, unit: str, temperature: float
+) -> dict[str, Any]:
+    """Return the operating point of a region and the curves that it was chosen from.
+
+    Args:
+        dice: [patients, thresholds, lesion sizes].
+        thresholds: ascending.
+        usual: the one that needs no reason.
+        unit: of the lesion sizes.
+        temperature: of the probabilities.
+    """
     threshold = choose(dice[:, :, 0], thresholds.index(usual))
     min_lesion = choose(dice[:, threshold], 0)
-
-    point = OperatingPoint(thresholds[threshold], float(MIN_LESIONS[min_lesion]), unit, temperature)
+    size = float(MIN_LESIONS[min_lesion])
     mean = dice.mean(axis=0)
-    return point, {
-        "patients": [patient.id for patient in patients],
+    return {
+        "point": OperatingPoint(thresholds[threshold], size, unit, temperature)._asdict(),
         "untuned_threshold": usual,
         "validation_dice": {
             "untuned": float(mean[thresholds.index(usual), 0]),
@@ -94,23 +110,28 @@ def tune(
         },
         "threshold_curve": {"threshold": thresholds, "dice": mean[:, 0].tolist()},
         "min_lesion_curve": {"min_lesion": MIN_LESIONS, "dice": mean[threshold].tolist()},
-        "calibration": describe_calibration(histogram, temperature),
     }
 
 
-def logit_histogram(model: Model, prepared: Prepared, patients: Sequence[Patient]) -> np.ndarray:
-    """Return the `calibration.logit_histogram` of the patients' voxels on the training grid."""
-    counts = calibration.logit_histogram(np.zeros(0), np.zeros(0, bool))
+def logit_histograms(run: Trained, prepared: Prepared, patients: Sequence[Patient]) -> np.ndarray:
+    """Return the `calibration.logit_histogram` of each region, [K, 2, N], on the training grid."""
+    nothing = calibration.logit_histogram(np.zeros(0), np.zeros(0, bool))
+    counts = np.stack([nothing] * len(run.regions))
     if not patients:  # more processes than patients
         return counts
-    soft = model._replace(temperature=_SOFT)
-    for batch in evaluation_batches(prepared, patients, model.config):
+    model = make_predictor(run.config, run.weights)
+    for batch in evaluation_batches(prepared, patients, run.config, batch_size=model.batch_size):
         real = batch["weight"] > 0
-        probability = jax.device_get(predict_batch(soft, batch["image"]))[real]
-        with np.errstate(divide="ignore"):  # of 0 and 1 the logits are infinite
-            odds = np.log(probability) - np.log1p(-probability)
-        counts += calibration.logit_histogram(_SOFT * odds, batch["mask"][real] > 0)
+        logits = jax.device_get(batch_logits(model, batch["image"]))
+        for k, (x, truth) in enumerate(
+            zip(_regions_first(logits), _regions_first(batch["mask"]), strict=True)
+        ):
+            counts[k] += calibration.logit_histogram(x[real], truth[real] > 0)
     return counts
+
+
+def _regions_first(array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, -1, 0)
 
 
 def dice_table(

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
-from jaxseg.layouts import image_folder, lgg
+from jaxseg.layouts import image_folder
+from jaxseg.layouts.kinds import LGG
 from jaxseg.scans.dicom import is_dicom, read_series
 from jaxseg.scans.files import IMAGE_SUFFIXES, Files, list_files, read_file
 from jaxseg.scans.nifti import SUFFIXES, is_nifti, read_nifti
@@ -52,7 +53,7 @@ def find_scans(
     if path.is_file() and path.suffix.lower() != ".zip":
         found = [_file_scan(path, dataset)]
     else:
-        files = list_files(path, lgg.ROOTS)
+        files = list_files(path, LGG.roots)
         found = [*_image_scans(path, files, dataset), *_volume_scans(path, files)]
         if not found:
             raise UserError(f"{path}: no {_KINDS} among {len(files.stamps)} files")

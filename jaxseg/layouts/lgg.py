@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 
+from jaxseg.config import Dataset
 from jaxseg.errors import UserError
 from jaxseg.layouts.slices import Entry, Slice, pair
 
@@ -17,7 +18,7 @@ def is_slice(name: str) -> bool:
     return bool(_NAME.fullmatch(name.split("/")[-1]))
 
 
-def find_slices(names: list[str], problems: list[str]) -> dict[str, list[Slice]]:
+def find_slices(names: list[str], settings: Dataset, problems: list[str]) -> dict[str, list[Slice]]:
     """Return the slices of each patient; problems with names are appended.
 
     Names are `TCGA_<institution>_<patient>_<date>_<slice>.tif`, masks `..._mask.tif`, in any
@@ -27,6 +28,7 @@ def find_slices(names: list[str], problems: list[str]) -> dict[str, list[Slice]]
 
     Args:
         names: file names relative to the root.
+        settings: none is used.
         problems: what is wrong is appended, one line each.
 
     Raises:

@@ -1,11 +1,12 @@
 """Compiled programs, kept from one start to the next."""
 
 import hashlib
-import os
 import platform
 from pathlib import Path
 
 import jax
+
+from jaxseg.machine.files import cache_folder
 
 
 def keep_compiled_programs():
@@ -21,8 +22,7 @@ def keep_compiled_programs():
 
 def folder_of_machine(name: str) -> Path:
     """Return the folder, in the user's cache folder, of what was compiled for this kind of CPU."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return cache / "jaxseg" / name / _machine()
+    return cache_folder() / name / _machine()
 
 
 def _machine() -> str:

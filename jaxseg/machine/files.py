@@ -43,3 +43,9 @@ def make_folder(output: Path):
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror})") from error
+
+
+def cache_folder() -> Path:
+    """Return where what can be made again is kept: jaxseg/ in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser().absolute() / "jaxseg"

@@ -33,11 +33,12 @@ def predict_probabilities(
     Args:
         weights: of the network.
         image: normalised.
-        temperature: float32 scalar above 0; logits are divided by it.
+        temperature: float32 above 0, a scalar or [K]; logits are divided by it.
         model: bound by `jit_predict`.
         flip: average with the prediction of the image mirrored along its last axis, mirrored
             back: for a head, left and right.
     """
+    temperature = jnp.reshape(temperature, (1,) * (image.ndim - 1) + (-1,))
     probability = jax.nn.sigmoid(predict_logits(weights, image, model=model) / temperature)
     if not flip:
         return probability
@@ -52,4 +53,10 @@ def jit_predict(config: Config, sharding: NamedSharding, flip: bool = False) -> 
     It takes (weights, image, temperature) and returns the probabilities, so sharded.
     """
     bound = functools.partial(predict_probabilities, model=UNet(config.model), flip=flip)
+    return jax.jit(bound, out_shardings=sharding)
+
+
+def jit_logits(config: Config, sharding: NamedSharding) -> Callable:
+    """Return the compiled `predict_logits` (weights, image) -> logits, so sharded."""
+    bound = functools.partial(predict_logits, model=UNet(config.model))
     return jax.jit(bound, out_shardings=sharding)

@@ -2,70 +2,85 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxseg.config import Config
-from jaxseg.datasets.prepare import channel_names
 from jaxseg.errors import UserError
+from jaxseg.layouts.kinds import DataSet, kind_of
 from jaxseg.prediction import operating
-from jaxseg.prediction.inference import Model, predict_volume
+from jaxseg.prediction.inference import Predictor, predict_volume
 from jaxseg.prediction.operating import OperatingPoint
 from jaxseg.prediction.windows import predict_tiles
 from jaxseg.runs import workdir
+from jaxseg.scans.volume import Volume
 
 
 class Ensemble(NamedTuple):
-    """Runs that predict together."""
+    """What the runs agree on, without their weights."""
 
     runs: tuple[Path, ...]
-    configs: tuple[Config, ...]
+    config: Config  # of the first
     channels: tuple[str, ...]  # the same for all
-    points: tuple[OperatingPoint, ...]
+    kind: DataSet  # of the first; its regions are those of all
+    points: tuple[tuple[OperatingPoint, ...], ...]  # [runs][regions]
 
-    def point(self) -> OperatingPoint:
-        """Return the mean of the runs' thresholds and smallest lesions; 1 as temperature."""
-        threshold = float(np.mean([p.threshold for p in self.points]))
-        min_lesion = float(np.mean([p.min_lesion for p in self.points]))
-        return OperatingPoint(threshold, min_lesion, self.points[0].unit)
+    def mean_points(self) -> list[OperatingPoint]:
+        """Return for each region the mean threshold and smallest lesion; 1 as temperature."""
+        return [
+            OperatingPoint(
+                float(np.mean([p.threshold for p in points])),
+                float(np.mean([p.min_lesion for p in points])),
+                points[0].unit,
+            )
+            for points in zip(*self.points, strict=True)
+        ]
 
 
 def read_ensemble(runs: Sequence[Path]) -> Ensemble:
-    """Return what the runs agree on, without their weights.
+    """Return the runs as one.
 
     Raises:
-        UserError: a folder holds no run; they take other channels or measure lesions otherwise.
+        UserError: a folder holds no run; they take other channels, have other regions or measure
+            lesions otherwise.
     """
-    configs = tuple(workdir.load_config(run) for run in runs)
-    channels = [
-        channel_names(config.dataset, workdir.num_channels(run))
-        for run, config in zip(runs, configs, strict=True)
-    ]
-    points = [operating.read(run, config) for run, config in zip(runs, configs, strict=True)]
-    for run, names, point in zip(runs, channels, points, strict=True):
-        if names != channels[0]:
+    members = [_read_member(run) for run in runs]
+    first_channels, first_regions, first_points = members[0][1:]
+    for run, (_, channels, regions, points) in zip(runs, members, strict=True):
+        for what, own, first in (
+            ("takes the channels", channels, first_channels),
+            ("has the regions", regions, first_regions),
+        ):
+            if own != first:
+                raise UserError(
+                    f"--workdir {run}: {what} {', '.join(own)}, but {runs[0]} {what.split()[0]} "
+                    f"{', '.join(first)}"
+                )
+        if points[0].unit != first_points[0].unit:
             raise UserError(
-                f"--workdir {run}: takes the channels {', '.join(names)}, but {runs[0]} takes "
-                f"{', '.join(channels[0])}"
+                f"--workdir {run}: its smallest lesion is in {points[0].unit}, that of {runs[0]} "
+                f"in {first_points[0].unit}"
             )
-        if point.unit != points[0].unit:
-            raise UserError(
-                f"--workdir {run}: its smallest lesion is in {point.unit}, that of {runs[0]} in "
-                f"{points[0].unit}"
-            )
-    return Ensemble(tuple(runs), configs, channels[0], tuple(points))
+    config = members[0][0]
+    points = tuple(member[3] for member in members)
+    return Ensemble(tuple(runs), config, first_channels, kind_of(config.dataset), points)
 
 
-def predict_probability(
-    models: Sequence[Model], records: Sequence[dict[str, Any]], tile: bool
-) -> np.ndarray:
-    """Return the mean probability of the models, float32 [D, H, W] in 0..1, calibrated.
+def _read_member(run: Path) -> tuple:
+    """Return config, names of channels, names of regions and operating points of a run."""
+    config, regions = workdir.load_config(run), workdir.region_names(run)
+    channels = kind_of(config.dataset).channel_names(workdir.num_channels(run))
+    return config, channels, regions, operating.read(run, config, regions)
+
+
+def predict_probability(models: Sequence[Predictor], volume: Volume, tile: bool) -> np.ndarray:
+    """Return the mean probability of the models, float32 [D, H, W, K] in 0..1, calibrated.
 
     Args:
         models: at least one.
-        records: of the slices, from `inference.make_records`.
-        tile: at the scan's own resolution, see `tiles`; else resized as in training.
+        volume: with the channels trained on.
+        tile: at the scan's own resolution, see `windows`; else resized as in training.
     """
     predict = predict_tiles if tile else predict_volume
-    return sum(predict(model, records)[..., 0] for model in models) / np.float32(len(models))
+    return sum(predict(model, volume) for model in models) / np.float32(len(models))

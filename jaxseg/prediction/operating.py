@@ -1,9 +1,10 @@
-"""The operating point: how calibrated probabilities become the mask that is reported.
+"""The operating point: how the calibrated probabilities of a region become its mask.
 
 `tuning.py` chooses it on the validation patients when the training has ended; evaluation,
 prediction and export read it from WORKDIR/operating_point.json.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.errors import UserError
+from jaxseg.machine.distributed import on_main
 from jaxseg.machine.files import read_json, write_json
 
 UNITS = ("voxels", "mm3")
@@ -53,6 +55,14 @@ def segment(
     return np.concatenate([[False], kept])[components]
 
 
+def segment_regions(
+    probability: np.ndarray, points: Sequence[OperatingPoint], spacing_mm: tuple[float, ...] = ()
+) -> np.ndarray:
+    """Return the masks of all regions, bool like probability [D, H, W, K]; see `segment`."""
+    masks = [segment(probability[..., k], p, spacing_mm) for k, p in enumerate(points)]
+    return np.stack(masks, axis=-1)
+
+
 def lesions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of each voxel's component, [D, H, W] int32, and their sizes in voxels.
 
@@ -91,26 +101,47 @@ def how_chosen(run: Path) -> dict[str, Any]:
     return found
 
 
-def read(run: Path, config: Config) -> OperatingPoint:
-    """Return the operating point of a run; the config's threshold alone when none was tuned.
+def read(run: Path, config: Config, regions: Sequence[str]) -> tuple[OperatingPoint, ...]:
+    """Return the operating point of each region; the config's threshold where none was tuned.
+
+    All of several processes must call it.
 
     Raises:
         UserError: the file cannot be read or holds no operating point.
     """
+    return tuple(OperatingPoint(*p) for p in on_main(lambda: _read(run, config, regions)))
+
+
+def _read(run: Path, config: Config, regions: Sequence[str]) -> list[OperatingPoint]:
     found = how_chosen(run)
     if not found:
-        return OperatingPoint(threshold=config.evaluation.threshold)
+        return [OperatingPoint(threshold=config.evaluation.threshold)] * len(regions)
+    others = found.get("regions", {})
+    return [_checked(path(run), others.get(name, found)["point"]) for name in regions]
+
+
+def _checked(source: Path, values: dict[str, Any]) -> OperatingPoint:
     try:
-        point = OperatingPoint(**found["point"])
+        point = OperatingPoint(**values)
         holds = 0 < point.threshold < 1 and 0 <= point.min_lesion < np.inf
         holds = holds and 0 < point.temperature < np.inf and point.unit in UNITS
     except TypeError as error:
-        raise UserError(f"{path(run)}: no operating point ({error})") from error
+        raise UserError(f"{source}: no operating point ({error})") from error
     if not holds:
-        raise UserError(f"{path(run)}: out of range: {point}")
+        raise UserError(f"{source}: out of range: {point}")
     return point
 
 
-def write(run: Path, point: OperatingPoint, how: dict[str, Any]):
-    """Keep the operating point, and how it was chosen, with the run; whole or not at all."""
-    write_json(path(run), {"point": point._asdict(), **how})
+def write(run: Path, regions: Sequence[str], tuned: Sequence[dict[str, Any]], **about: Any):
+    """Keep the operating points, and how they were chosen, with the run; whole or not at all.
+
+    Args:
+        run: workdir.
+        regions: names.
+        tuned: for each, `point`, and whatever else says how it was chosen.
+        about: what is common to them.
+    """
+    content = about | tuned[0]
+    if len(regions) > 1:
+        content |= {"regions": dict(zip(regions, tuned, strict=True))}
+    write_json(path(run), content)

@@ -16,7 +16,7 @@ from jaxseg.prediction import operating
 TABLE, _RECORD = "predictions.csv", "prediction.json"
 
 
-class Row(NamedTuple):
+class PredictionRow(NamedTuple):
     """What predictions.csv says of a patient; None: unknown, or nothing was predicted."""
 
     patient: str
@@ -33,7 +33,7 @@ def measure(
     mask: np.ndarray,
     probability: np.ndarray,
     spacing_mm: tuple[float, ...] = (),
-) -> Row:
+) -> PredictionRow:
     """Return the row of a patient.
 
     Args:
@@ -47,7 +47,7 @@ def measure(
     volume_ml = voxels * float(np.prod(spacing_mm)) / 1000 if spacing_mm else None
     largest = int(largest_component(mask).sum())
     confidence = float(probability[mask].mean(dtype=np.float64)) if voxels else None
-    return Row(patient, file, volume_ml, voxels, largest, confidence)
+    return PredictionRow(patient, file, volume_ml, voxels, largest, confidence)
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ def is_done(output: Path, patient: str, how: dict[str, Any]) -> bool:
     return True
 
 
-def keep(output: Path, row: Row, how: dict[str, Any], write: Callable[[Path], None]):
+def keep(output: Path, row: PredictionRow, how: dict[str, Any], write: Callable[[Path], None]):
     """Write the folder of a patient beside its place and move it there; an older one goes.
 
     Args:
@@ -106,9 +106,9 @@ def write_table(output: Path) -> Path:
     records = [read_json(path) for path in sorted(output.glob(f"*/{_RECORD}"))]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(Row._fields)
+    table.writerow(PredictionRow._fields)
     for record in records:
-        table.writerow([_cell(record[name]) for name in Row._fields])
+        table.writerow([_cell(record[name]) for name in PredictionRow._fields])
     replace_text(output / TABLE, text.getvalue())
     return output / TABLE
 

@@ -6,29 +6,31 @@ doi:10.1038/s41592-020-01008-z), as a network sees least at its edges.
 """
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxseg.imaging.geometry import warp_record
-from jaxseg.prediction.inference import Model, predict_part
+from jaxseg.imaging.volumes import slice_records
+from jaxseg.prediction.inference import Predictor, predict_part
+from jaxseg.scans.volume import Volume
 
 _SIGMA = 1 / 8  # of the tile's side
 
 
-def predict_tiles(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarray:
+def predict_tiles(model: Predictor, volume: Volume) -> np.ndarray:
     """Predict the slices of one volume without resizing, in padded batches of one compiled shape.
 
     Args:
-        model: from `inference.load_model`.
-        records: at least one, as `geometry.prepare_slice` takes them; slices of one size.
+        model: from `inference.make_predictor`.
+        volume: at least one slice, with the channels trained on.
 
     Returns:
         [D, H, W, K] float32 in 0..1, calibrated, on the native grid.
     """
-    size, native = model.config.input.image_size, records[0]["image"].shape[:2]
+    size, native = model.config.input.image_size, volume.image.shape[1:3]
+    records = slice_records(volume)
     places = list(itertools.product(*(_starts(n, t) for n, t in zip(native, size, strict=True))))
     jobs = list(itertools.product(range(len(records)), places))
     weight = np.multiply.outer(*(_gaussian(t) for t in size))[..., None]
@@ -37,7 +39,7 @@ def predict_tiles(model: Model, records: Sequence[dict[str, Any]]) -> np.ndarray
     for place in places:
         here, there = _overlap(place, size, native)
         weights[here] += weight[there]
-    batch_size = model.config.evaluation.batch_size
+    batch_size = model.batch_size
     for start in range(0, len(jobs), batch_size):
         part = jobs[start : start + batch_size]
         images = [_cut(records[i], place, size) for i, place in part]

@@ -17,15 +17,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from jaxseg.config import Config
+from jaxseg.errors import TrainingFailed, UserError
+from jaxseg.machine.distributed import gather, is_main, on_main, together
+from jaxseg.machine.sharding import make_mesh
+from jaxseg.models.apply import Weights
 from jaxseg.runs import checkpoint_files as files
 from jaxseg.runs import orbax_noise
-from jaxseg.config import Config
-from jaxseg.machine.distributed import gather, is_main, on_main, together
-from jaxseg.errors import TrainingFailed, UserError
-from jaxseg.machine.sharding import make_mesh
-from jaxseg.training.state import TrainState
-from jaxseg.training.state import abstract_state
-from jaxseg.models.apply import Weights
+from jaxseg.training.state import TrainState, abstract_state
 
 orbax_noise.silence()
 

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from jaxseg.config import Config
-from jaxseg.datasets.samples import training_batches
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.prepared import Prepared
+from jaxseg.datasets.samples import training_batches
 from jaxseg.machine.distributed import failing_together, gather
 from jaxseg.machine.profiler import Profile
 from jaxseg.machine.sharding import make_mesh, to_global

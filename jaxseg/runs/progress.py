@@ -14,11 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxseg.config import Train
-from jaxseg.machine.distributed import gather, is_main
 from jaxseg.errors import TrainingFailed
-from jaxseg.training.state import TrainState
+from jaxseg.machine.distributed import gather, is_main
 from jaxseg.runs.tensorboard import TensorBoard
 from jaxseg.runs.workdir import metrics_path, truncate_metrics
+from jaxseg.training.state import TrainState
 
 # A run is called input-bound above this share of the training time, and this many seconds
 # (the first batch always makes the device wait).

@@ -10,17 +10,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxseg.scoring import metrics
 from jaxseg.config import Config
-from jaxseg.datasets.samples import evaluation_batches, record_indices
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.prepared import Prepared
+from jaxseg.datasets.samples import evaluation_batches
 from jaxseg.imaging.geometry import prepare_slice
 from jaxseg.machine.sharding import replicated, to_global
-from jaxseg.models.apply import Weights
-from jaxseg.training.steps import empty_sums
-from jaxseg.training.steps import jit_validation_step
-from jaxseg.models.apply import jit_predict
+from jaxseg.models.apply import Weights, jit_predict
+from jaxseg.scoring import metrics
+from jaxseg.training.steps import empty_sums, jit_validation_step
 
 NUM_PICTURES = 4
 
@@ -56,12 +54,12 @@ class Validation:
         source, size = self.prepared.source(), self.config.input.image_size
         examples = []
         for patient in self.patients[:NUM_PICTURES]:
-            index = record_indices([patient])[np.argmax(patient.tumour_pixels)]
-            examples.append(prepare_slice(source[int(index)], size, self.config.input.crop_to_head))
+            (record,) = source.run(patient, int(np.argmax(patient.tumour_pixels)), 1)
+            examples.append(prepare_slice(record, size, self.config.input.crop_to_head))
         images = np.stack([e["image"] for e in examples])
         everywhere = jax.make_array_from_process_local_data(replicated(self.mesh), images)
         probability = jax.device_get(self._predict(weights, everywhere, np.float32(1)))
-        channel = min(self.config.dataset.flair_channel, images.shape[-1] - 1)
+        channel = self.config.dataset.shown_channel(images.shape[-1])
         predicted = probability[..., 0] >= self.config.evaluation.threshold
         return [
             overlay(e["image"][..., channel], e["mask"][..., 0] > 0, p)

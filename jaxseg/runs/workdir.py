@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg.config import Config
-from jaxseg.datasets.index import Patient
-from jaxseg.errors import UserError
 from jaxseg.config.settings import from_dict, to_json
+from jaxseg.datasets.index import Patient
+from jaxseg.datasets.prepared import Prepared
+from jaxseg.errors import UserError
+from jaxseg.machine.files import read_json, replace_text, write_json
 
 _LIBRARIES = (
     ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
@@ -49,7 +50,7 @@ def versions() -> dict[str, str]:
 
 
 def claim(
-    workdir: Path, config: Config, num_channels: int, splits: Mapping[str, Sequence[Patient]]
+    workdir: Path, config: Config, prepared: Prepared, splits: Mapping[str, Sequence[Patient]]
 ):
     """Make the workdir this run's own, or check that it already is.
 
@@ -58,10 +59,11 @@ def claim(
     """
     patients = {name: [p.id for p in members] for name, members in splits.items()}
     digests = {name: [list(p.digests) for p in members] for name, members in splits.items()}
-    data = {"num_channels": num_channels, "patients": patients, "digests": digests}
+    data = {"num_channels": prepared.num_channels, "regions": list(prepared.regions)}
+    data |= {"patients": patients, "digests": digests}
     if (workdir / "config.json").exists():
         _check_same_config(workdir, config)
-        if read_json(workdir / "data.json") != data:
+        if _read_data(workdir) != data:
             raise UserError(
                 f"{workdir}: the data set or its split has changed since this run began; "
                 "choose another --workdir or move this one away"
@@ -103,17 +105,32 @@ def load_config(workdir: Path) -> Config:
     return from_dict(read_json(path))
 
 
+def region_names(workdir: Path) -> tuple[str, ...]:
+    """Return the names of the regions that the run was trained on, in order of the class axis."""
+    return tuple(_read_data(workdir)["regions"])
+
+
+def _read_data(workdir: Path) -> dict[str, Any]:
+    """Return data.json; runs from before there were regions have one."""
+    return {"regions": ["tumour"]} | read_json(workdir / "data.json")
+
+
 def num_channels(workdir: Path) -> int:
     """Return the number of channels of the images that the run was trained on."""
     return read_json(workdir / "data.json")["num_channels"]
 
 
-def check_channels(workdir: Path, given: int):
-    """Raise UserError unless the run was trained on images with so many channels."""
-    trained = num_channels(workdir)
+def check_fits(workdir: Path, prepared: Prepared):
+    """Raise UserError unless the run was trained on as many channels and on these regions."""
+    trained, given = num_channels(workdir), prepared.num_channels
     if given != trained:
         raise UserError(
             f"the model was trained on images with {trained} channels; these have {given}"
+        )
+    if prepared.regions != region_names(workdir):
+        raise UserError(
+            f"the model was trained on the regions {', '.join(region_names(workdir))}; the data "
+            f"set has {', '.join(prepared.regions)}"
         )
 
 

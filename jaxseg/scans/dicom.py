@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.datasets.checks import MAX_PATIENT_BYTES
 from jaxseg.errors import UserError, one_line
 from jaxseg.scans.volume import (
+    MAX_PATIENT_BYTES,
     Volume,
     as_pixels,
     axial_affine,
@@ -24,6 +24,8 @@ from jaxseg.scans.volume import (
 SUFFIXES = (".dcm", ".dicom", ".ima")
 _PREAMBLE = 128  # bytes before the letters that mark a DICOM file
 _NO_SCANS = ("SEG", "RTSTRUCT", "SR", "PR", "KO", "REG")  # modalities beside scans in a folder
+# Attributes that give a slice its place in space, and how many numbers each has.
+_GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _LARGEST_GAP = 1.5  # of the usual distance; above, slices are missing
 _UNEVEN = 0.02  # of the usual distance
 _TURNED = 1e-3  # difference of direction cosines
@@ -152,8 +154,8 @@ def _problem(header: Any, first: Any) -> str | None:
     """Return what makes an image unfit to be a slice of the volume that first belongs to."""
     if int(header.get("NumberOfFrames", 1)) > 1:
         return "several frames in one file (enhanced DICOM); convert it to one file per slice"
-    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        if len(header.get(name) or ()) != {"I": 3 if "Pos" in name else 6, "P": 2}[name[0]]:
+    for name, count in _GEOMETRY.items():
+        if len(header.get(name) or ()) != count:
             return f"no {name}: its place in space is not known"
     if header.get("PhotometricInterpretation") != "MONOCHROME2":
         return f"{header.get('PhotometricInterpretation')} pixels; MONOCHROME2 can be read"
@@ -251,6 +253,8 @@ def _write(headers: Sequence[Any], values: np.ndarray, path: Path):
             name="jaxseg", version=version, family=codes.DCM.ArtificialIntelligence
         ),
     )
+    if values.dtype == np.uint8:
+        raise UserError("masks of several regions cannot be written as DICOM-SEG yet")
     binary = values.dtype == bool
     try:
         made = highdicom.seg.Segmentation(

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.datasets.checks import MAX_PATIENT_BYTES
 from jaxseg.errors import UserError, one_line
 from jaxseg.scans.volume import (
+    MAX_PATIENT_BYTES,
     Volume,
     as_pixels,
     axial_affine,
@@ -109,7 +109,7 @@ def _write(file: Any, values: np.ndarray, path: Path):
     """Write voxels [X, Y, Z] under the header of the input: its qform, sform, zooms and units."""
     header = file.header.copy()
     header.extensions.clear()  # whatever a scanner's software left about the patient
-    dtype = np.uint8 if values.dtype == bool else np.float32
+    dtype = np.uint8 if values.dtype in (bool, np.uint8) else np.float32
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
     header.set_intent("none")

@@ -1,17 +1,35 @@
 """Slices as PNG, TIFF or JPEG files to volumes and back."""
 
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 
-from jaxseg.datasets.checks import MAX_PATIENT_BYTES, READ_ERRORS
 from jaxseg.errors import UserError
 from jaxseg.scans.decode import decode_image
-from jaxseg.scans.volume import Volume
+from jaxseg.scans.volume import MAX_PATIENT_BYTES, Volume
 
 _HIGHEST = 65535  # a probability of 1, in 16 bit
+
+
+# What reading and decoding a file may raise.
+_READ_ERRORS = (
+    *(OSError, ValueError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def read_slice(
+    read: Callable[[str], bytes], name: str, decode: Callable[[bytes], np.ndarray] = decode_image
+) -> np.ndarray:
+    """Return what `decode` makes of a file; UserError with its name and the reason, on one line."""
+    try:
+        return decode(read(name))
+    except _READ_ERRORS as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def read_slices(
@@ -20,8 +38,8 @@ def read_slices(
     """Read the slices of one patient.
 
     `write` makes a folder with one file per slice, of the slice's own name: TIFF for TIFF, PNG
-    for PNG and JPEG, which would change a mask. Masks hold 0 and 255, probabilities p are
-    round(65535 p) in 16 bit.
+    for PNG and JPEG, which would change a mask. Masks hold 0 and 255 or labels, probabilities
+    p are round(65535 p) in 16 bit.
 
     Args:
         read: returns a file's bytes, as `files.Files.read` does.
@@ -33,10 +51,7 @@ def read_slices(
     """
     slices, num_bytes = [], 0
     for name in names:
-        try:
-            slices.append(decode_image(read(name)))
-        except READ_ERRORS as error:
-            raise UserError(f"{name}: {error}") from error
+        slices.append(read_slice(read, name))
         num_bytes += slices[-1].nbytes
         if num_bytes > MAX_PATIENT_BYTES:
             raise UserError(f"{name}: more than {MAX_PATIENT_BYTES} bytes of pixels in one patient")
@@ -52,7 +67,7 @@ def read_slices(
         for name, pixels in zip(outputs, values, strict=True):
             _write(to / name, pixels)
 
-    return Volume(np.stack(slices), spacing_mm, None, (), write)
+    return Volume(np.stack(slices), spacing_mm, write=write)
 
 
 def _form(image: np.ndarray) -> str:
@@ -67,8 +82,8 @@ def _output_name(name: str) -> str:
 
 def _write(path: Path, values: np.ndarray):
     if values.dtype == bool:
-        pixels = np.where(values, np.uint8(255), np.uint8(0))
-    else:
-        pixels = np.rint(values * _HIGHEST).astype(np.uint16)
-    _, data = cv2.imencode(path.suffix, pixels)
+        values = np.where(values, np.uint8(255), np.uint8(0))
+    elif values.dtype != np.uint8:
+        values = np.rint(values * _HIGHEST).astype(np.uint16)
+    _, data = cv2.imencode(path.suffix, values)
     path.write_bytes(data)

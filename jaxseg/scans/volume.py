@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxseg.errors import UserError
 
+MAX_PATIENT_BYTES = 4 << 30  # 500 slices of 1024 x 1024 of 4 channels of 16 bit
 _SAME_MM = 1e-2  # grids whose corners lie closer than this are one
 _SQUARE = 1.1  # longest side of a pixel, relative to the other, that passes as a square
 
@@ -27,15 +28,22 @@ class Order(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """One patient's scan; `write` puts results where its files have their voxels."""
+    """One patient's scan: voxels, place in space, the truth where it is known."""
 
     image: np.ndarray  # [D, H, W, C] uint8, uint16 or float32, finite
-    spacing_mm: tuple[float, ...]  # (slice distance, row, column); () when unknown
-    affine: np.ndarray | None  # [4, 4] float64, (slice, row, column, 1) to RAS+ mm; None: images
-    warnings: tuple[str, ...]  # what the user should know, one line each
-    # Takes a path without suffix and [D, H, W], bool or float32 in 0..1, and writes them on the
-    # grid and in the format of the input.
-    write: Callable[[Path, np.ndarray], None]
+    spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); () when unknown
+    affine: np.ndarray | None = None  # [4, 4] float64, (slice, row, column, 1) to RAS+ mm
+    warnings: tuple[str, ...] = ()  # what the user should know, one line each
+    # Takes a path without suffix and [D, H, W], bool, float32 in 0..1 or uint8 of labels, and
+    # writes them on the grid and in the format of the input.
+    write: Callable[[Path, np.ndarray], None] | None = None
+    patient: str = ""
+    mask: np.ndarray | None = None  # [D, H, W, K] uint8 of {0, 1}, one for each region
+    slice_numbers: tuple[int, ...] = ()  # as the files count, ascending
+    files: tuple[str, ...] = ()  # image files of the slices, relative to the source
+    mask_values: tuple[int, ...] = ()  # highest of each slice in the mask's file; 0: no tumour
+    stats: np.ndarray | None = None  # [C, 4] float32, `intensity.volume_statistics` of the image
+    head_box: np.ndarray | None = None  # [4] int32, `intensity.head_box` of the image
 
 
 def axial_order(affine: np.ndarray) -> Order:

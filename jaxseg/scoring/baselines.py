@@ -35,29 +35,27 @@ def of_folds(found: Sequence[ThresholdBaseline]) -> ThresholdBaseline | FoldThre
     return found[0] if len(found) == 1 else FoldThresholds([b._asdict() for b in found])
 
 
-def best_threshold(patients: Iterable[tuple[np.ndarray, np.ndarray]]) -> ThresholdBaseline:
-    """Choose the channel and threshold with the best mean Dice per patient.
-
-    One pass with 256-bin histograms, one patient in memory at a time. A tie goes to the lower
-    channel, then to the lower threshold.
+def dice_per_threshold(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return one patient's Dice for each channel and threshold, float64 [C, NUM_BINS].
 
     Args:
-        patients: pairs of a normalised volume, float32 [D, H, W, C], and its truth,
-            bool [D, H, W]; the training patients.
-
-    Raises:
-        UserError: no patients.
+        volume: normalised, float32 [D, H, W, C].
+        truth: bool [D, H, W].
     """
-    return choose(dice_per_threshold(volume, truth) for volume, truth in patients)
-
-
-def dice_per_threshold(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return one patient's Dice for each channel and threshold, float64 [C, NUM_BINS]."""
     return dice(_counts_per_threshold(volume, truth))
 
 
 def choose(patients: Iterable[np.ndarray]) -> ThresholdBaseline:
-    """Choose as `best_threshold` does, from the `dice_per_threshold` of each patient."""
+    """Choose the channel and threshold with the best mean Dice per patient.
+
+    A tie goes to the lower channel, then to the lower threshold.
+
+    Args:
+        patients: the `dice_per_threshold` of each training patient, one in memory at a time.
+
+    Raises:
+        UserError: no patients.
+    """
     total, num_patients = 0.0, 0
     for table in patients:
         total = total + table

@@ -1,7 +1,6 @@
 """The figure of a comparison: two models on the same patients."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from jaxseg.scoring.figures import (
     ORANGE,
     new_figure,
     plain,
-    save,
+    png,
     tidy,
 )
 
@@ -23,13 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def dice_of_pairs(comparison: dict[str, Any], title: str, path: Path):
+def dice_of_pairs(comparison: dict[str, Any], title: str) -> bytes:
     """Draw the Dice of each patient under A and under B, and beside it the sorted differences.
 
     Args:
         comparison: by `compare.compare`.
         title: few lines, by example which models A and B are.
-        path: PNG to write.
     """
     names, dice = list(comparison["dice"]), np.array(list(comparison["dice"].values()))
     gains = dice[:, 1] - dice[:, 0]
@@ -46,7 +44,7 @@ def dice_of_pairs(comparison: dict[str, Any], title: str, path: Path):
     tidy(right)
     figure.suptitle(plain(title), fontsize=10)
     _add_legend(figure, right, measure)
-    save(figure, path)
+    return png(figure)
 
 
 def _draw_slopes(axes: "Axes", dice: np.ndarray, colours: np.ndarray, measure: dict[str, Any]):

@@ -1,11 +1,10 @@
 """Contours of masks on slices of a scan."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxseg.scoring.figures import save
+from jaxseg.scoring.figures import png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,17 +19,15 @@ _LINES = {"truth": (TRUTH, (1.8, 2.6)), "prediction": (PREDICTION, (0.9, 1.4))}
 
 
 def patient_contours(
-    path: Path,
     patient: str,
     image: np.ndarray,
     truth: np.ndarray,
     prediction: np.ndarray,
     score: PatientScore,
-):
+) -> bytes:
     """Draw contours of truth and prediction on slices through the tumour, whole and enlarged.
 
     Args:
-        path: PNG to write.
         patient: id, for the title.
         image: [D, H, W] one channel, any numeric type and range; NaN-free.
         truth: [D, H, W] bool.
@@ -40,31 +37,29 @@ def patient_contours(
     # Scattered false alarms would leave no zoom.
     focus = truth if truth.any() else prediction
     masks = {"truth": truth, "prediction": prediction}
-    _contours(path, _contour_title(patient, score), image, masks, focus)
+    return _contours(_contour_title(patient, score), image, masks, focus)
 
 
 def prediction_contours(
-    path: Path,
     title: str,
     image: np.ndarray,
     prediction: np.ndarray,
     focus: np.ndarray,
     aspect: float = 1.0,
-):
+) -> bytes:
     """Draw the contours of a prediction on the slices it affects most, whole and enlarged.
 
     Args:
-        path: PNG to write.
         title: above the figure, drawn as it stands.
         image: [D, H, W] one channel, any numeric type and range; NaN-free.
         prediction: [D, H, W] bool; empty: slices from all over the volume are shown.
         focus: [D, H, W] bool, what is enlarged; empty: the head.
         aspect: height of a pixel, relative to its width.
     """
-    _contours(path, plain(title), image, {"prediction": prediction}, focus, aspect)
+    return _contours(plain(title), image, {"prediction": prediction}, focus, aspect)
 
 
-def _contours(path: Path, title: str, image: np.ndarray, masks, focus: np.ndarray, aspect=1.0):
+def _contours(title: str, image: np.ndarray, masks, focus: np.ndarray, aspect=1.0):
     """Draw masks by name, [D, H, W] bool, in two rows: the head, and the surroundings of focus."""
     shown = _slices_to_show(np.logical_or.reduce(list(masks.values())))
     low, high = np.percentile(image, (1, 99))
@@ -86,7 +81,7 @@ def _contours(path: Path, title: str, image: np.ndarray, masks, focus: np.ndarra
         axes.plot([], [], color=colour, linewidth=2 * widths[0], label=name)
     handles = axes.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
-    save(figure, path)
+    return png(figure)
 
 
 def _slices_to_show(mask: np.ndarray, num_slices: int = 4) -> np.ndarray:

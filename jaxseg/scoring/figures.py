@@ -1,10 +1,10 @@
-"""The figures of the report: PNG files, the same bytes for the same data.
+"""The figures of the report as PNG, the same bytes for the same data.
 
 Colours are from the palette of Okabe and Ito, told apart with any colour vision.
 """
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ WIDTH_INCHES, DPI = 10, 110
 MAX_NAMES = 40  # patients named on the axis; above, the names would not be readable
 
 
-def learning_curves(records: Sequence[dict[str, Any]], path: Path, monitor: str = "dice"):
+def learning_curves(records: Sequence[dict[str, Any]], monitor: str = "dice") -> bytes:
     """Draw loss, Dice and learning rate over the steps.
 
     The best evaluation and every reduction of the learning rate are marked.
@@ -29,7 +29,6 @@ def learning_curves(records: Sequence[dict[str, Any]], path: Path, monitor: str 
         records: lines of metrics.jsonl: dicts with `step` and any of `train_loss`, `train_dice`,
             `learning_rate`, `validation_loss`, `validation_dice`. Of two for one step the later
             counts, as after a resume.
-        path: PNG to write.
         monitor: which validation value says what is best, `dice` (highest) or `loss` (lowest).
     """
     figure = new_figure(7)
@@ -57,16 +56,15 @@ def learning_curves(records: Sequence[dict[str, Any]], path: Path, monitor: str 
         tidy(axes)
     if loss.get_legend_handles_labels()[0]:
         figure.legend(*_all_handles(loss, dice), loc="outside upper center", ncols=5, frameon=False)
-    save(figure, path)
+    return png(figure)
 
 
-def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], path: Path):
+def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any]) -> bytes:
     """Draw each patient's Dice, sorted, with mean, interval and median, and beside it over size.
 
     Args:
         scores: one per patient.
         summary: of the same scores, by `scorecard.summarise`.
-        path: PNG to write.
     """
     ranked = sorted(scores, key=lambda s: (-s.dice, s.patient))
     named = len(ranked) <= MAX_NAMES
@@ -93,7 +91,7 @@ def dice_per_patient(scores: Sequence[PatientScore], summary: dict[str, Any], pa
         right.set(xscale="log", xlim=limits)  # whole decades: few labels, all readable
     for axes in (left, right):
         tidy(axes)
-    save(figure, path)
+    return png(figure)
 
 
 def new_figure(height_inches: float) -> "Figure":
@@ -161,6 +159,8 @@ def tidy(axes: "Axes"):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure: "Figure", path: Path):
-    """Write the PNG, the same bytes for the same figure."""
-    figure.savefig(path, metadata={"Software": None})
+def png(figure: "Figure") -> bytes:
+    """Return the figure as PNG, the same bytes for the same figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()

@@ -1,22 +1,20 @@
 """The figure of the operating point: the curves it was chosen from, and the calibration."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxseg.scoring.figures import BLUE, GREEN, GREY, ORANGE, new_figure, save, tidy
+from jaxseg.scoring.figures import BLUE, GREEN, GREY, ORANGE, new_figure, png, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw(tuned: dict[str, Any], path: Path):
+def draw(tuned: dict[str, Any]) -> bytes:
     """Draw Dice over threshold and over the smallest lesion, and the reliability diagram.
 
     Args:
         tuned: content of operating_point.json, by `tuning.tune`.
-        path: PNG to write.
     """
     figure = new_figure(4)
     thresholds, lesions, reliability = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
@@ -34,7 +32,7 @@ def draw(tuned: dict[str, Any], path: Path):
     ):
         tidy(axes)
         axes.legend(loc=place, fontsize=8)
-    save(figure, path)
+    return png(figure)
 
 
 def _draw_choice(axes: "Axes", x: Any, dice: list[float], chosen: int, usual: int):

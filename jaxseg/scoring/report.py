@@ -3,13 +3,11 @@
 import base64
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
+from jaxseg import RESEARCH_ONLY
 from jaxseg.scoring import scoretext
 from jaxseg.scoring.scorecard import PatientScore
-
-RESEARCH_ONLY = "For research use only. Not a medical device; not for diagnosis or treatment."
 
 CAPTIONS = {
     "learning_curves": "Learning curves. Green line: the evaluation whose weights were kept. The "
@@ -56,23 +54,21 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .85rem; }
 """
 
 
-def write_report(
-    path: Path,
+def page(
     title: str,
     summary: dict[str, Any],
     scores: Sequence[PatientScore],
-    figures: dict[str, Path],
+    figures: dict[str, bytes],
     config_text: str,
     versions: dict[str, str],
     notes: Sequence[str] = (),
-):
-    """Write the report as one HTML file without outside links or scripts.
+) -> str:
+    """Return the report as one HTML file without outside links or scripts.
 
     Args:
-        path: file to write.
         title: heading, by example the data set and the split.
-        summary: by `scorecard.summarise`.
-        scores: one per patient; the table lists the worst first.
+        summary: by `scorecard.join_regions`.
+        scores: one per patient and region; the table lists the worst first.
         figures: name -> PNG, in the order shown; names with a caption are in `CAPTIONS`.
         config_text: the resolved config.
         versions: of Python and the libraries.
@@ -81,19 +77,9 @@ def write_report(
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="research">{RESEARCH_ONLY}</p>',
-        f'<p class="headline">{escape(scoretext.headline(summary))}</p>',
-        *(
-            f"<p>{escape(note)}</p>"
-            for note in (*notes, scoretext.operating_label(summary))
-            if note
-        ),
-        _warnings(summary["warnings"]),
-        "<h2>Scores per patient</h2>",
-        _scores_table(summary),
-        "<h2>Numbers not to quote alone</h2>",
-        f"<p>{escape(scoretext.free_share(summary))}</p>",
-        _distrust_table(summary),
-        f"<p>{escape(scoretext.threshold_label(summary))}</p>",
+        *(_headline(name, part) for name, part in scoretext.each_region(summary)),
+        *(f"<p>{escape(note)}</p>" for note in notes),
+        *(_region(name, part) for name, part in scoretext.each_region(summary)),
         "<h2>Figures</h2>",
         *(_figure(name, image) for name, image in figures.items()),
         "<h2>All patients, worst first</h2>",
@@ -106,8 +92,29 @@ def write_report(
     ]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     body = "\n".join(part for part in parts if part)
-    page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
-    path.write_text(page, encoding="utf-8")
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+def _headline(region: str, summary: dict[str, Any]) -> str:
+    text = f"{region}: {scoretext.headline(summary)}" if region else scoretext.headline(summary)
+    return f'<p class="headline">{escape(text)}</p>'
+
+
+def _region(name: str, summary: dict[str, Any]) -> str:
+    """Return warnings and tables of one region; its name is '' where there is only one."""
+    of_region = f", {escape(name)}" if name else ""
+    operating = scoretext.operating_label(summary)
+    parts = [
+        operating and f"<p>{escape(operating)}</p>",
+        _warnings(summary["warnings"]),
+        f"<h2>Scores per patient{of_region}</h2>",
+        _scores_table(summary),
+        f"<h2>Numbers not to quote alone{of_region}</h2>",
+        f"<p>{escape(scoretext.free_share(summary))}</p>",
+        _distrust_table(summary),
+        f"<p>{escape(scoretext.threshold_label(summary))}</p>",
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def _warnings(warnings: Sequence[str]) -> str:
@@ -134,7 +141,16 @@ def _distrust_table(summary: dict[str, Any]) -> str:
 
 
 def _patients_table(scores: Sequence[PatientScore], hd95_unit: str) -> str:
-    header = ["patient", "Dice", "IoU", "sensitivity", "precision", f"HD95, {hd95_unit}"]
+    regions = len({s.region for s in scores}) > 1
+    header = [
+        "patient",
+        *(["region"] if regions else []),
+        "Dice",
+        "IoU",
+        "sensitivity",
+        "precision",
+        f"HD95, {hd95_unit}",
+    ]
     header += ["volume error", "voxels, truth", "voxels, predicted", "empty slices hit"]
     rows = []
     for s in sorted(scores, key=lambda s: (s.dice, s.patient)):
@@ -142,7 +158,8 @@ def _patients_table(scores: Sequence[PatientScore], hd95_unit: str) -> str:
         error = "-" if s.volume_error is None else f"{100 * s.volume_error:+.1f} %"
         hit = f"{s.false_positive_slices} of {s.empty_slices}"
         sizes = (f"{s.truth_voxels:,}", f"{s.predicted_voxels:,}")
-        rows.append([s.patient, *overlaps, f"{s.hd95:.1f}", error, *sizes, hit])
+        named = [s.patient, *([s.region] if regions else [])]
+        rows.append([*named, *overlaps, f"{s.hd95:.1f}", error, *sizes, hit])
     return f'<div class="wide">{_table(header, rows, [""] * len(header))}</div>'
 
 
@@ -167,9 +184,9 @@ def _table(
     ).replace(' class=""', "")
 
 
-def _figure(name: str, image: Path) -> str:
+def _figure(name: str, image: bytes) -> str:
     caption = escape(CAPTIONS.get(name, name.replace("_", " ")))
-    data = base64.b64encode(image.read_bytes()).decode("ascii")
+    data = base64.b64encode(image).decode("ascii")
     picture = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 

@@ -5,7 +5,7 @@ Dice over patients. Whatever makes a number look better than that is reported un
 """
 
 import csv
-import json
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,12 +36,17 @@ class PatientScore(NamedTuple):
     false_positive_slices: int  # empty slices with predicted tumour
     tumour_slice_dice: tuple[float, ...]  # one per slice with tumour in the truth
     diagonal: float  # of the volume, units of hd95: the hd95 of a missed tumour
+    region: str = "tumour"
 
 
 def score_patient(
-    patient: str, prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, ...] = ()
+    patient: str,
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: tuple[float, ...] = (),
+    region: str = "tumour",
 ) -> PatientScore:
-    """Score one patient's volume.
+    """Score one region of one patient's volume.
 
     Both masks empty: all scores 1, HD95 0. One empty: all scores 0, HD95 the volume's diagonal.
 
@@ -50,6 +55,7 @@ def score_patient(
         prediction: [D, H, W] bool, on the pixel grid of the input files.
         truth: [D, H, W] bool.
         spacing_mm: (slice distance, row, column), or () when unknown: HD95 in pixels.
+        region: name of what the masks show.
 
     Raises:
         ValueError: the masks differ in shape or are not bool [D, H, W].
@@ -75,6 +81,7 @@ def score_patient(
         false_positive_slices=int((~tumour & (slices.pred > 0)).sum()),
         tumour_slice_dice=tuple(metrics.dice(slices)[tumour].tolist()),
         diagonal=surface.diagonal(truth.shape, spacing),
+        region=region,
     )
 
 
@@ -98,21 +105,22 @@ def summarise(
     scores: Sequence[PatientScore],
     bootstrap_samples: int,
     seed: int = 0,
-    spacing_mm: tuple[float, ...] = (),
+    in_mm: bool = False,
     best_threshold: tuple[Any, Sequence[PatientScore]] | None = None,
 ) -> dict[str, Any]:
-    """Summarise the patients' scores; the order of the patients changes nothing.
+    """Summarise the patients' scores of one region; the order of the patients changes nothing.
 
     Args:
         scores: one per patient.
         bootstrap_samples: resamples of the patients for the 95 % interval.
         seed: of the resampling.
-        spacing_mm: as given to `score_patient`; states the unit of HD95.
+        in_mm: whether `score_patient` knew the spacing; states the unit of HD95.
         best_threshold: the `baselines.ThresholdBaseline` and its scores on the same patients.
 
     Returns:
-        The content of scores.json: `patients`, `slices`, `pooled`, `baselines`, `definitions`,
-        `warnings`. Strict JSON: what is undefined is None. `ci95` of one patient is [None, None].
+        The content of scores.json: `region`, `patients`, `slices`, `pooled`, `baselines`,
+        `definitions`, `warnings`. Strict JSON: what is undefined is None. `ci95` of one patient
+        is [None, None].
 
     Raises:
         UserError: no patients.
@@ -134,12 +142,12 @@ def summarise(
             "pooled": _pooled(members),
         }
 
-    summary = group(scores)
+    summary = {"region": scores[0].region} | group(scores)
     summary["baselines"] = {"predict_nothing": group([predict_nothing(s) for s in scores])}
     if best_threshold is not None:
         baseline, members = best_threshold
         summary["baselines"]["best_threshold"] = baseline._asdict() | group(members)
-    summary["definitions"] = scoretext.definitions("mm" if spacing_mm else "pixels")
+    summary["definitions"] = scoretext.definitions("mm" if in_mm else "pixels")
     summary["warnings"] = scoretext.warnings(summary["patients"])
     return summary
 
@@ -163,44 +171,59 @@ def mean_interval(values: Sequence[float], num_samples: int, seed: int) -> list[
     return np.percentile(np.concatenate(means), [2.5, 97.5]).tolist()
 
 
-def write_json(path: Path, summary: dict[str, Any]):
-    """Write the summary as strict JSON: NaN and infinity raise ValueError."""
-    path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+def join_regions(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the summary of all regions: the first one's, and where there are more, `regions`."""
+    if len(summaries) == 1:
+        return summaries[0]
+    parts = {s["region"]: {k: v for k, v in s.items() if k != "definitions"} for s in summaries}
+    return summaries[0] | {"regions": parts}
 
 
-def write_patients_csv(path: Path, scores: Sequence[PatientScore]):
-    """Write one row per patient, sorted by id; tumour_slice_dice is the mean over its slices."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(PatientScore._fields)
-        for score in sorted(scores, key=lambda s: s.patient):
-            row = score._replace(tumour_slice_dice=_mean(score.tumour_slice_dice))
-            writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row)
+def patients_csv(scores: Sequence[PatientScore]) -> str:
+    """Return a table, one row per patient and region, sorted by id.
+
+    tumour_slice_dice is the mean over the slices.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(PatientScore._fields)
+    for score in sorted(scores, key=lambda s: s.patient):
+        row = score._replace(tumour_slice_dice=_mean(score.tumour_slice_dice))
+        writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row)
+    return table.getvalue()
 
 
-def read_patients_csv(path: Path) -> dict[str, dict[str, float | None]]:
-    """Return patient -> field -> value as `write_patients_csv` wrote them, to 6 digits.
+def read_patients_csv(path: Path, region: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return patient -> field -> value as `patients_csv` has them, to 6 digits.
 
     None where undefined: `volume_error` and `tumour_slice_dice` of an empty truth.
+
+    Args:
+        path: of the table.
+        region: whose scores; None: of the region that the table begins with.
 
     Raises:
         UserError: the file is missing, cut off or of another kind, or a patient stands twice.
     """
-    may_lack = ("volume_error", "tumour_slice_dice")
     read = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file, strict=True):
-                patient = row["patient"]
-                if patient in read:
-                    raise ValueError(f"{patient} stands twice")
-                read[patient] = {
-                    name: None if name in may_lack and row[name] == "" else float(row[name])
-                    for name in PatientScore._fields[1:]
-                }
+                own = row.get("region", "tumour")  # older tables have one region only
+                region = region or own
+                if own != region:
+                    continue
+                if row["patient"] in read:
+                    raise ValueError(f"{row['patient']} stands twice")
+                read[row["patient"]] = {n: _number(n, row[n]) for n in PatientScore._fields[1:-1]}
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: not readable as scores per patient ({error})") from error
     return read
+
+
+def _number(name: str, text: str) -> float | None:
+    may_lack = name in ("volume_error", "tumour_slice_dice")
+    return None if may_lack and text == "" else float(text)
 
 
 def _overlaps(counts: metrics.Counts) -> list[float]:

@@ -7,7 +7,7 @@ FEW_PATIENTS = 50  # below, the bootstrap interval of a mean is itself uncertain
 VERY_FEW_PATIENTS = 8  # below, it rests on little more than the patients themselves
 
 
-class Row(NamedTuple):
+class ScoreRow(NamedTuple):
     """One line of the printed scorecard, ready to print; '-' where undefined."""
 
     label: str
@@ -18,7 +18,7 @@ class Row(NamedTuple):
     why: str  # how to read the number
 
 
-def rows_per_patient(summary: dict[str, Any]) -> list[Row]:
+def rows_per_patient(summary: dict[str, Any]) -> list[ScoreRow]:
     """Return the rows of the scores that take the patient as unit; Dice, the headline, first."""
     unit = summary["definitions"]["hd95_unit"]
     rows = []
@@ -36,14 +36,14 @@ def rows_per_patient(summary: dict[str, Any]) -> list[Row]:
         interval = "-" if low == "-" else f"{low} to {high}"
         beside = _beside(summary, lambda s, key=key: s["patients"][key]["mean"], show)
         rows.append(
-            Row(
+            ScoreRow(
                 label, _show(ours["mean"], show), interval, _show(ours["median"], show), beside, why
             )
         )
     return rows
 
 
-def rows_to_distrust(summary: dict[str, Any]) -> list[Row]:
+def rows_to_distrust(summary: dict[str, Any]) -> list[ScoreRow]:
     """Return the rows of the numbers that flatter or show a part only, each with the reason."""
     rows = []
     for label, group, key, show, why in (
@@ -53,7 +53,7 @@ def rows_to_distrust(summary: dict[str, Any]) -> list[Row]:
         ("empty slices hit", "slices", "false_positive_rate", _percent, "false alarms"),
     ):
         beside = _beside(summary, lambda s, group=group, key=key: s[group][key], show)
-        rows.append(Row(label, _show(summary[group][key], show), "", "", beside, why))
+        rows.append(ScoreRow(label, _show(summary[group][key], show), "", "", beside, why))
     return rows
 
 
@@ -92,7 +92,7 @@ def operating_label(summary: dict[str, Any]) -> str:
     return f"Operating point: {', '.join(r for r in rules if r)}."
 
 
-def tuning_result(how: dict[str, Any]) -> str:
+def tuning_result(how: dict[str, Any], num_patients: int) -> str:
     """Return what tuning has brought on the validation patients, in words."""
     dice, calibration = how["validation_dice"], how["calibration"]
     before, after = (
@@ -100,7 +100,7 @@ def tuning_result(how: dict[str, Any]) -> str:
         for name in ("before", "after")
     )
     return (
-        f"Operating point chosen on {len(how['patients'])} validation patients: their Dice "
+        f"Operating point chosen on {num_patients} validation patients: their Dice "
         f"{dice['tuned']:.3f} (untuned {dice['untuned']:.3f}), expected calibration error {after} "
         f"(uncalibrated {before})."
     )
@@ -112,8 +112,19 @@ def free_share(summary: dict[str, Any]) -> str:
     return f"Predicting nothing scores {free:.3f} on all slices: that much of it is free."
 
 
+def each_region(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return name and summary of each region; the name is '' where there is only one."""
+    parts = summary.get("regions", {"": {}})
+    return [(name, summary | part) for name, part in parts.items()]
+
+
 def format_scorecard(summary: dict[str, Any]) -> str:
     """Return the scorecard for the terminal, at most 80 columns wide, plain ASCII."""
+    parts = [(f"REGION {name}\n" if name else "", s) for name, s in each_region(summary)]
+    return "\n".join(title + _format_region(part) for title, part in parts)
+
+
+def _format_region(summary: dict[str, Any]) -> str:
     row = "{:<24} {:>8}  {:^17} {:>8} | {:>7} {:>8}".format
     rule = "-" * 62 + "+" + "-" * 17
     lines = [headline(summary), "=" * len(headline(summary)), ""]

@@ -3,21 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from jaxseg import RESEARCH_ONLY
+from jaxseg.layouts.kinds import kind_of
 from jaxseg.machine.files import read_json
+from jaxseg.prediction.trained import Trained
 from jaxseg.runs import workdir
-from jaxseg.shipping.agreement import Trained
 
 FORMAT = 1  # of metadata.json
-RESEARCH_ONLY = (
-    "For research use only. Not a medical device; do not base a diagnosis or a treatment on its "
-    "output."
-)
-_CONTRASTS = ["T1 before contrast agent", "FLAIR", "T1 after contrast agent"]
-_CHANNELS = {"lgg_mri": _CONTRASTS, "brain_phantom": _CONTRASTS}
-_LICENCES = {
-    "lgg_mri": "CC BY-NC-SA 4.0 (LGG MRI segmentation, TCGA-LGG of The Cancer Imaging Archive)",
-    "brain_phantom": "synthetic: no patients, no licence needed",
-}
 ONNX_NOTES = {
     "inputs": "image [B, H, W, C] float32: slices with raw intensities; stats [C, 4] float32: of "
     "each channel over the head of the whole volume the 1st and 99th percentile, and mean and "
@@ -41,39 +33,39 @@ probability, mask = model.call(volume)  # [slices, rows, columns] float32 and bo
 """
 
 
-def describe(run: Path, trained: Trained, native_size: tuple[int, int]) -> dict[str, Any]:
+def metadata(trained: Trained, flip: bool, native_size: tuple[int, int]) -> dict[str, Any]:
     """Return the part of the metadata that both formats share.
 
     Args:
-        run: workdir; the scores of these weights on the test patients are taken along.
-        trained: what is exported.
+        trained: what is exported; the scores of these weights on the test patients are taken
+            along.
+        flip: average with the mirrored slice.
         native_size: (H, W) of the slices, pixels.
     """
-    config, point = trained.config, trained.point
-    data = read_json(run / "data.json")
-    name = config.dataset.name
+    config, point, kind = trained.config, trained.points[0], kind_of(trained.config.dataset)
+    data = read_json(trained.run / "data.json")
     return {
         "format": FORMAT,
         "use": RESEARCH_ONLY,
         "native_size": list(native_size),
-        "channels": _CHANNELS.get(name, [f"channel {i}" for i in range(data["num_channels"])]),
-        "classes": ["tumour"],
+        "channels": kind.channel_names(trained.num_channels),
+        "classes": trained.regions,
         "spacing_mm": list(config.dataset.spacing_mm) or None,
         "inside": {
             "image_size": list(config.input.image_size),
             "crop_to_head": config.input.crop_to_head,
-            "flip_averaging": trained.flip,
+            "flip_averaging": flip,
             "temperature": point.temperature,
             "threshold": point.threshold,
             "compute_dtype": config.model.compute_dtype,
         },
         "data": {
-            "name": name,
-            "licence": _LICENCES.get(name, "unknown; ask whoever gave you the scans"),
+            "name": kind.name,
+            "licence": kind.licence,
             "patients": {split: len(ids) for split, ids in data["patients"].items()},
         },
         "step": trained.step,
-        "scores": _scores(run, trained.step, trained.flip),
+        "scores": _scores(trained.run, trained.step, flip),
         "versions": workdir.versions(),
     }
 

@@ -3,50 +3,24 @@
 import collections
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
-from jaxseg.config import Config
 from jaxseg.datasets import phantom
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.imaging import geometry
-from jaxseg.models.apply import Weights
 from jaxseg.prediction import operating
 from jaxseg.prediction.inference import (
-    Model,
-    make_model,
-    make_records,
     predict_patients,
     predict_volume,
 )
 from jaxseg.prediction.operating import OperatingPoint, segment
-from jaxseg.runs import checkpoint, workdir
+from jaxseg.prediction.trained import Trained, predictor
+from jaxseg.scans.volume import Volume
 
 _EXAMPLE_SLICES = 5
-
-
-class Trained(NamedTuple):
-    """What is exported."""
-
-    config: Config
-    step: int
-    weights: Weights  # on the host
-    point: OperatingPoint
-    num_channels: int
-    flip: bool  # average with the mirrored slice
-
-
-def load(run: Path, flip: bool) -> Trained:
-    """Return the best weights of a run and its operating point; UserError without a run."""
-    config = workdir.load_config(run)
-    channels = workdir.num_channels(run)
-    step, weights = checkpoint.load_best(run, config, channels)
-    point = operating.read(run, config)
-    return Trained(config, step, jax.device_get(weights), point, channels, flip)
 
 
 def min_lesion_voxels(point: OperatingPoint, spacing_mm: tuple[float, ...]) -> int:
@@ -66,10 +40,10 @@ def example_volume(num_channels: int, size: tuple[int, int]) -> np.ndarray:
     return np.round(np.stack(scaled))[..., np.arange(num_channels) % image.shape[-1]]
 
 
-def make_example(trained: Trained, size: tuple[int, int]) -> dict[str, np.ndarray]:
+def make_example(trained: Trained, size: tuple[int, int], flip: bool) -> dict[str, np.ndarray]:
     """Return volume [5, H, W, C], and the probability and mask [5, H, W] that jaxseg predicts."""
     volume = example_volume(trained.num_channels, size)
-    probability = predict_volume(_model(trained), make_records(volume))[..., 0]
+    probability = predict_volume(predictor(trained, flip), Volume(volume))[..., 0]
     return {"volume": volume, "probability": probability, "mask": _mask(trained, probability)}
 
 
@@ -90,17 +64,23 @@ def same_size(
 
 
 def _size(prepared: Prepared, patient: Patient) -> tuple[int, int]:
-    return prepared.source()[patient.first]["image"].shape[:2]
+    (record,) = prepared.source().run(patient, 0, 1)
+    return record["image"].shape[:2]
 
 
 def agreement(
-    call: Callable, trained: Trained, prepared: Prepared, patients: Sequence[Patient]
+    call: Callable,
+    trained: Trained,
+    flip: bool,
+    prepared: Prepared,
+    patients: Sequence[Patient],
 ) -> dict[str, Any] | None:
     """Return how far the predictions of an exported computation are from those of jaxseg.
 
     Args:
         call: volume [D, H, W, C] float32 -> probability, mask [D, H, W].
-        trained: the model it was made from.
+        trained: the run it was made from.
+        flip: average with the mirrored slice.
         prepared: the data set.
         patients: whom to predict both ways.
 
@@ -109,10 +89,10 @@ def agreement(
         differs) and mask_dice (of the two masks, least over the patients); None without patients.
     """
     rows = []
-    for case in predict_patients(_model(trained), prepared, patients):
+    for case in predict_patients(predictor(trained, flip), prepared, patients):
         ours = case.probability[..., 0]
         mask = _mask(trained, ours)
-        theirs, their_mask = map(np.asarray, call(case.image.astype(np.float32)))
+        theirs, their_mask = map(np.asarray, call(case.volume.image.astype(np.float32)))
         both, total = (mask & their_mask).sum(), mask.sum() + their_mask.sum()
         dice = float(2 * both / total) if total else 1.0
         difference = float(np.abs(theirs - ours).max())
@@ -129,10 +109,5 @@ def agreement(
     }
 
 
-def _model(trained: Trained) -> Model:
-    """Return the model as evaluation uses it."""
-    return make_model(trained.config, trained.weights, trained.point.temperature, trained.flip)
-
-
 def _mask(trained: Trained, probability: np.ndarray) -> np.ndarray:
-    return segment(probability, trained.point, trained.config.dataset.spacing_mm)
+    return segment(probability, trained.points[0], trained.config.dataset.spacing_mm)

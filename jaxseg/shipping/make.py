@@ -15,9 +15,9 @@ from jaxseg.errors import UserError
 from jaxseg.imaging.intensity import head_box, volume_statistics
 from jaxseg.models.apply import predict_probabilities
 from jaxseg.models.unet import UNet
+from jaxseg.prediction.trained import Trained, load
 from jaxseg.shipping import about, bundle, onnx_convert, onnx_export
 from jaxseg.shipping.agreement import (
-    Trained,
     agreement,
     example_volume,
     make_example,
@@ -31,11 +31,22 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _TOLERANCES = {"float32": (1e-4, 2e-2), "bfloat16": (5e-2, 5e-2)}  # on CPU, elsewhere
 
 
-def program(trained: Trained, size: tuple[int, int], batch_size: int) -> bytes:
+def load_one_region(run: Path) -> Trained:
+    """Load a run; UserError where it has several regions, which these files do not hold yet."""
+    trained = load(run)
+    if len(trained.regions) > 1:
+        raise UserError(
+            f"{run}: has the regions {', '.join(trained.regions)}; only runs of one region can be "
+            "exported yet"
+        )
+    return trained
+
+
+def program(trained: Trained, flip: bool, size: tuple[int, int], batch_size: int) -> bytes:
     """Return the serialised computation of slices of `size` (H, W)."""
-    config, point = trained.config, trained.point
+    config, point = trained.config, trained.points[0]
     network = functools.partial(
-        predict_probabilities, trained.weights, model=UNet(config.model), flip=trained.flip
+        predict_probabilities, trained.weights, model=UNet(config.model), flip=flip
     )
     function = functools.partial(
         segment_volume,
@@ -50,8 +61,8 @@ def program(trained: Trained, size: tuple[int, int], batch_size: int) -> bytes:
 
 
 def export_jaxseg(
-    run: Path,
     trained: Trained,
+    flip: bool,
     size: tuple[int, int] | None,
     compare: int,
     batch_size: int,
@@ -60,8 +71,8 @@ def export_jaxseg(
     """Write the file.
 
     Args:
-        run: workdir.
-        trained: from `export_compare.load`.
+        trained: from `load_one_region`.
+        flip: average with the mirrored slice.
         size: (H, W) of the slices; None: those of the scans, which are then compared on too.
         compare: number of test patients.
         batch_size: slices that the network takes at once.
@@ -69,11 +80,11 @@ def export_jaxseg(
     """
     bundle.check_extra()  # before minutes of work
     size, scans = (size, None) if size else find_scans(trained, compare)
-    serialised = program(trained, size, batch_size)
+    serialised = program(trained, flip, size, batch_size)
     call = bundle.deserialise(serialised)
     tolerances = _TOLERANCES[trained.config.model.compute_dtype]
-    smallest = min_lesion_voxels(trained.point, trained.config.dataset.spacing_mm)
-    metadata = about.describe(run, trained, size)
+    smallest = min_lesion_voxels(trained.points[0], trained.config.dataset.spacing_mm)
+    metadata = about.metadata(trained, flip, size)
     metadata["inside"] |= {"min_lesion_voxels": smallest, "batch_size": batch_size}
     metadata |= {
         "input": ["volume", "float32", ["slices", *size, trained.num_channels]],
@@ -83,28 +94,28 @@ def export_jaxseg(
         ],
         "platforms": PLATFORMS,
         "golden": dict(zip(("tolerance_cpu", "tolerance_elsewhere"), tolerances, strict=True)),
-        "agreement": agreement(call, trained, *scans) if scans else None,
+        "agreement": agreement(call, trained, flip, *scans) if scans else None,
     }
     text = about.text(metadata)
-    bundle.write(output, serialised, metadata, make_example(trained, size), text)
+    bundle.write(output, serialised, metadata, make_example(trained, size, flip), text)
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)\n\n{text}")
 
 
 def export_onnx(
-    run: Path, trained: Trained, size: tuple[int, int], python: str | None, output: Path
+    trained: Trained, flip: bool, size: tuple[int, int], python: str | None, output: Path
 ):
     """Write an ONNX file of `portable.segment_slices` and the threshold; see the top."""
     converter = onnx_export.converter_python(python)
-    metadata = about.describe(run, trained, size) | about.ONNX_NOTES
+    metadata = about.metadata(trained, flip, size) | about.ONNX_NOTES
     volume = example_volume(trained.num_channels, size)
     example = {"image": volume, "stats": volume_statistics(volume)}
     if trained.config.input.crop_to_head:
         example["box"] = head_box(volume)
     job = {
         "config": json.loads(to_json(trained.config)),
-        "temperature": trained.point.temperature,
-        "threshold": trained.point.threshold,
-        "flip": trained.flip,
+        "temperature": trained.points[0].temperature,
+        "threshold": trained.points[0].threshold,
+        "flip": flip,
         "native_size": size,
         "metadata": {name: json.dumps(value) for name, value in metadata.items()},
     }

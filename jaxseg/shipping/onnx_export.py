@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxseg.errors import UserError
-from jaxseg.machine.files import make_folder, replace_bytes
+from jaxseg.machine.files import cache_folder, make_folder, replace_bytes
 
 PACKAGES = ("jax2onnx==0.17.1", "onnxruntime>=1.20")
 TOLERANCE = 1e-4  # of probabilities, onnxruntime from JAX
@@ -34,8 +34,7 @@ def converter_python(given: str | None) -> Path:
         if not Path(given).is_file():
             raise UserError(f"--onnx_python {given}: no such file")
         return Path(given)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = cache / "jaxseg" / "onnx-env"
+    folder = cache_folder() / "onnx-env"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     wanted = "\n".join([sys.version, *PACKAGES])
     if (folder / _READY).is_file() and (folder / _READY).read_text() == wanted:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxseg import config
+from jaxseg.config import EarlyStop, Plateau
 
 
-class Plateau(NamedTuple):
+class PlateauState(NamedTuple):
     """Scalars: the learning rate's factor, the best value, and two counters of evaluations."""
 
     scale: jax.Array  # float32 in min_scale..1, multiplies the scheduled learning rate
@@ -23,25 +23,25 @@ class Plateau(NamedTuple):
     cooldown: jax.Array  # int32, evaluations left that do not count
 
 
-class EarlyStop(NamedTuple):
+class EarlyStopState(NamedTuple):
     """Scalars: the best value and the evaluations since."""
 
     best: jax.Array  # float32
     bad: jax.Array  # int32
 
 
-def init_plateau() -> Plateau:
+def init_plateau() -> PlateauState:
     """Return the state before the first evaluation."""
     zero = jnp.int32(0)
-    return Plateau(jnp.float32(1), jnp.float32(-jnp.inf), zero, zero)
+    return PlateauState(jnp.float32(1), jnp.float32(-jnp.inf), zero, zero)
 
 
-def init_early_stop() -> EarlyStop:
+def init_early_stop() -> EarlyStopState:
     """Return the state before the first evaluation."""
-    return EarlyStop(jnp.float32(-jnp.inf), jnp.int32(0))
+    return EarlyStopState(jnp.float32(-jnp.inf), jnp.int32(0))
 
 
-def observe_plateau(state: Plateau, value: jax.Array, config: config.Plateau) -> Plateau:
+def observe_plateau(state: PlateauState, value: jax.Array, config: Plateau) -> PlateauState:
     """Take one evaluation's value (float32 scalar, larger is better) into account.
 
     After `patience` evaluations in a row that did not gain more than `min_delta`, the scale
@@ -56,7 +56,7 @@ def observe_plateau(state: Plateau, value: jax.Array, config: config.Plateau) ->
         reduce, jnp.maximum(state.scale * config.factor, config.min_scale), state.scale
     )
     cooldown = jnp.where(reduce, config.cooldown, jnp.maximum(state.cooldown - 1, 0))
-    return Plateau(
+    return PlateauState(
         scale.astype(jnp.float32),
         jnp.where(better, value, state.best).astype(jnp.float32),
         jnp.where(reduce, 0, bad).astype(jnp.int32),
@@ -64,15 +64,17 @@ def observe_plateau(state: Plateau, value: jax.Array, config: config.Plateau) ->
     )
 
 
-def observe_early_stop(state: EarlyStop, value: jax.Array, config: config.EarlyStop) -> EarlyStop:
+def observe_early_stop(
+    state: EarlyStopState, value: jax.Array, config: EarlyStop
+) -> EarlyStopState:
     """Take one evaluation's value (float32 scalar, larger is better) into account."""
     better = value > state.best + config.min_delta
-    return EarlyStop(
+    return EarlyStopState(
         jnp.where(better, value, state.best).astype(jnp.float32),
         jnp.where(better, 0, state.bad + 1).astype(jnp.int32),
     )
 
 
-def should_stop(state: EarlyStop, config: config.EarlyStop) -> bool:
+def should_stop(state: EarlyStopState, config: EarlyStop) -> bool:
     """Return whether `patience` evaluations in a row brought nothing; patience 0 never stops."""
     return config.patience > 0 and int(state.bad) >= config.patience

@@ -12,7 +12,7 @@ from jaxseg.config import Config
 from jaxseg.machine.sharding import shardings, split_state
 from jaxseg.models.apply import Weights
 from jaxseg.models.unet import UNet
-from jaxseg.training.control import EarlyStop, Plateau, init_early_stop, init_plateau
+from jaxseg.training.control import EarlyStopState, PlateauState, init_early_stop, init_plateau
 from jaxseg.training.optimizer import make_optimizer
 
 
@@ -23,8 +23,8 @@ class TrainState(NamedTuple):
     weights: Weights
     average: Weights | None  # exponential moving average of the weights; None: off
     opt_state: Any
-    plateau: Plateau
-    early_stop: EarlyStop
+    plateau: PlateauState
+    early_stop: EarlyStopState
     nonfinite_in_row: jax.Array  # int32, skipped updates since the last good one
     nonfinite_total: jax.Array  # int32
     key: jax.Array  # PRNG key; each step folds its number in

@@ -10,13 +10,13 @@ from jaxseg.errors import UserError
 from jaxseg.layouts.find import find_scans
 from jaxseg.prediction import predictions
 from jaxseg.prediction.ensemble import read_ensemble
-from jaxseg.prediction.new_scans import find
+from jaxseg.prediction.new_scans import find_all
 from jaxseg.scans.dicom import read_segmentation
 from jaxseg.viewer.of_run import read_table
 from jaxseg.viewer.pictures import (
     Gallery,
+    PatientRow,
     Prediction,
-    Row,
     Scan,
     make_prediction,
     make_scan,
@@ -43,8 +43,8 @@ def open_predictions(
         UserError: no run, no scans, or none of them is predicted there.
     """
     ensemble = read_ensemble([run])
-    config = ensemble.configs[0]
-    found = find(inputs, ensemble, patterns, fill)
+    config = ensemble.config
+    found = find_all(inputs, ensemble, patterns, fill)
     table = read_table(folder / predictions.TABLE)
     scans = [scan for scan in found if scan.patient in table]
     if not scans:
@@ -81,7 +81,7 @@ def open_predictions(
         volume_unit="ml" if in_ml else "voxels",
         rows=tuple(_row(row, in_ml) for row in rows),
         threshold=None,  # several runs may have predicted, each with its own
-        channel=min(config.dataset.flair_channel, len(ensemble.channels) - 1),
+        channel=config.dataset.shown_channel(len(ensemble.channels)),
         scan=shown,
         predict=remember(predict),
     )
@@ -104,7 +104,7 @@ def read_result(path: Path) -> np.ndarray | None:
     return values / np.float32(_FULL) if values.dtype == np.uint16 else values
 
 
-def _row(row: Mapping[str, str], in_ml: bool) -> Row:
+def _row(row: Mapping[str, str], in_ml: bool) -> PatientRow:
     facts = [("predicted voxels", f"{int(row['voxels']):,}")]
     if row["volume_ml"]:
         facts.insert(0, ("volume", f"{float(row['volume_ml']):.1f} ml"))
@@ -112,4 +112,4 @@ def _row(row: Mapping[str, str], in_ml: bool) -> Row:
         facts.append(("largest component", f"{int(row['largest_component_voxels']):,}"))
         facts.append(("mean confidence", f"{float(row['mean_confidence']):.3f}"))
     volume = float(row["volume_ml" if in_ml else "voxels"])
-    return Row(row["patient"], None, volume, tuple(facts))
+    return PatientRow(row["patient"], None, volume, tuple(facts))

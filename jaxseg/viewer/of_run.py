@@ -6,19 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
 from jaxseg.errors import UserError
 from jaxseg.evaluation.of_runs import choose_patients
 from jaxseg.machine.files import read_json
-from jaxseg.prediction import operating
-from jaxseg.prediction.inference import make_model, predict_volume, read_patient
+from jaxseg.prediction import operating, trained
+from jaxseg.prediction.inference import predict_volume
 from jaxseg.prediction.operating import OperatingPoint
-from jaxseg.runs import checkpoint, workdir
+from jaxseg.runs import workdir
 from jaxseg.viewer.pictures import (
     Gallery,
+    PatientRow,
     Prediction,
-    Row,
     Scan,
     make_prediction,
     make_scan,
@@ -43,31 +42,30 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
     prepared, patients = choose_patients(config, split, source)
     if not patients:
         raise UserError(f"the {split} split of this run has no patients")
-    workdir.check_channels(run, prepared.num_channels)
-    step, weights = checkpoint.load_best(run, config, prepared.num_channels)
-    point = operating.read(run, config)
-    model = make_model(config, weights, point.temperature)
-    spacing_mm = config.dataset.spacing_mm
+    workdir.check_fits(run, prepared)
+    run_trained = trained.load(run)
+    point, model = run_trained.points[0], trained.predictor(run_trained)
+    # What is shown is the first region.
 
     def scan(number: int) -> Scan:
-        records = read_patient(prepared, patients[number])
-        image = np.stack([r["image"] for r in records])
-        truth = np.stack([r["mask"][..., 0] for r in records]) > 0
-        return make_scan(image, truth, spacing_mm)
+        volume = prepared.volume(patients[number])
+        return make_scan(volume.image, volume.mask[..., 0] > 0, volume.spacing_mm)
 
     def predict(number: int) -> Prediction:
-        probability = predict_volume(model, read_patient(prepared, patients[number]))[..., 0]
-        return make_prediction(operating.segment(probability, point, spacing_mm), probability)
+        volume = prepared.volume(patients[number])
+        probability = predict_volume(model, volume)[..., 0]
+        mask = operating.segment(probability, point, volume.spacing_mm)
+        return make_prediction(mask, probability)
 
     folder = run / "evaluation" / ("external" if source else split)
     scores = read_table(folder / "patients.csv")
     return Gallery(
         title=f"{run.absolute().name}, {source or split}",
-        notes=tuple(_notes(folder, step, point, source, split)),
-        volume_unit="ml" if spacing_mm else "voxels",
-        rows=tuple(_row(p, scores.get(p.id), config) for p in patients),
+        notes=tuple(_notes(folder, run_trained, source, split)),
+        volume_unit="ml" if any(p.spacing_mm for p in patients) else "voxels",
+        rows=tuple(_row(p, scores.get(p.id)) for p in patients),
         threshold=point.threshold,
-        channel=min(config.dataset.flair_channel, prepared.num_channels - 1),
+        channel=config.dataset.shown_channel(prepared.num_channels),
         scan=remember(scan),
         predict=remember(predict),
     )
@@ -79,16 +77,18 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return {row["patient"]: row for row in csv.DictReader(file)}
+            # Of several regions the first.
+            return {row["patient"]: row for row in reversed([*csv.DictReader(file)])}
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not readable as a table of patients ({error})") from error
 
 
-def _notes(
-    folder: Path, step: int, point: OperatingPoint, source: str | None, split: str
-) -> list[str]:
+def _notes(folder: Path, run: trained.Trained, source: str | None, split: str) -> list[str]:
     """Return what has to be known before the pictures are believed."""
+    step, point = run.step, run.points[0]
     notes = [f"Predictions of the best weights, step {step}."]
+    if len(run.regions) > 1:
+        notes.append(f"Shown is the region {run.regions[0]} of {', '.join(run.regions)}.")
     if not (folder / "scores.json").is_file():
         notes.append("Not scored yet: run python -m jaxseg.evaluate.")
     else:
@@ -106,14 +106,14 @@ def _notes(
     return notes
 
 
-def _row(patient: Patient, score: Mapping[str, str] | None, config: Config) -> Row:
+def _row(patient: Patient, score: Mapping[str, str] | None) -> PatientRow:
     """Return the patient's line in the list and the scores beside its picture."""
-    spacing_mm = config.dataset.spacing_mm
+    spacing_mm = patient.spacing_mm
     volume = sum(patient.tumour_pixels)
     truth = ("truth", _volume(volume, spacing_mm))
     shown = _in_unit(volume, spacing_mm)
     if score is None:
-        return Row(patient.id, None, shown, (truth, ("slices", str(patient.num_slices))))
+        return PatientRow(patient.id, None, shown, (truth, ("slices", str(patient.num_slices))))
     change = score["volume_error"]
     unit = "mm" if spacing_mm else "pixels"
     facts = (
@@ -127,7 +127,7 @@ def _row(patient: Patient, score: Mapping[str, str] | None, config: Config) -> R
         ("volume error", f"{100 * float(change):+.1f} %" if change else "-"),
         ("empty slices hit", f"{score['false_positive_slices']} of {score['empty_slices']}"),
     )
-    return Row(patient.id, float(score["dice"]), shown, facts)
+    return PatientRow(patient.id, float(score["dice"]), shown, facts)
 
 
 def _in_unit(voxels: int, spacing_mm: tuple[float, ...]) -> float:

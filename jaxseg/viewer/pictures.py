@@ -52,7 +52,7 @@ class Prediction(NamedTuple):
     probability: np.ndarray | None  # [D, H, W] uint8, 255 for 1
 
 
-class Row(NamedTuple):
+class PatientRow(NamedTuple):
     """One patient in the list."""
 
     patient: str
@@ -67,7 +67,7 @@ class Gallery(NamedTuple):
     title: str
     notes: tuple[str, ...]
     volume_unit: str  # ml or voxels
-    rows: tuple[Row, ...]
+    rows: tuple[PatientRow, ...]
     threshold: float | None  # of the probability, marked in its legend
     channel: int  # shown first
     scan: Callable[[int], Scan]  # of the n-th patient

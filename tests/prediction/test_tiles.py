@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxseg.config import Config, Evaluation, Input, Model
+from jaxseg.config import Model as Loaded
 from jaxseg.imaging.intensity import normalise
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction.inference import Model as Loaded
 from jaxseg.prediction.inference import make_records
 from jaxseg.prediction.windows import predict_tiles
 

@@ -11,10 +11,10 @@ import orbax.checkpoint as ocp
 import pytest
 from fake_config import tiny_config
 
-from jaxseg.runs import checkpoint
-from jaxseg.runs.checkpoint_files import why_not_written
 from jaxseg.errors import UserError
 from jaxseg.machine.sharding import make_mesh
+from jaxseg.runs import checkpoint
+from jaxseg.runs.checkpoint_files import why_not_written
 from jaxseg.training.state import TrainState, best_weights, new_state
 
 

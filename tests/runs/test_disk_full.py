@@ -16,11 +16,10 @@ import pytest
 from fake_config import tiny_config
 from test_train import CONFIG_FILE, assert_same_state, lasting, latest, run_training, with_train
 
-from jaxseg.runs import checkpoint
-from jaxseg import train
-from jaxseg.runs import workdir
 from jaxseg.config import Config, Train
 from jaxseg.errors import TrainingFailed, UserError
+from jaxseg.machine.files import read_json, write_json
+from jaxseg.runs import checkpoint, loop, workdir
 from jaxseg.runs.progress import Progress
 from jaxseg.runs.tensorboard import TensorBoard
 

@@ -22,12 +22,10 @@ from test_train import (
     with_train,
 )
 
-from jaxseg.runs import checkpoint
-from jaxseg import train
-from jaxseg.runs import workdir
-from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.config import Config
+from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.machine.signals import REASONS
+from jaxseg.runs import checkpoint, loop, workdir
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,13 @@ import psutil
 import pytest
 from fake_config import tiny_config
 
-from jaxseg import evaluate
-from jaxseg.runs import workdir
-from jaxseg.scoring.baselines import ThresholdBaseline
 from jaxseg.config import Dataset
 from jaxseg.datasets.prepare import prepare
+from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction.inference import make_model, predict_patients
 from jaxseg.prediction.operating import OperatingPoint
-from jaxseg.machine.sharding import make_mesh
+from jaxseg.runs import workdir
+from jaxseg.scoring.baselines import ThresholdBaseline
 from jaxseg.training.state import best_weights, new_state
 
 pytestmark = pytest.mark.slow

@@ -16,13 +16,11 @@ import numpy as np
 import pytest
 from fake_config import tiny_config
 
-from jaxseg.runs import progress
-from jaxseg.runs import validation
-from jaxseg.runs import workdir
 from jaxseg.config import Train
 from jaxseg.datasets.prepare import prepare
-from jaxseg.runs.progress import Ledger, Progress
 from jaxseg.machine.sharding import make_mesh
+from jaxseg.runs import progress, validation, workdir
+from jaxseg.runs.progress import Ledger, Progress
 from jaxseg.training.state import best_weights, new_state
 
 

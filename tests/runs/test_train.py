@@ -14,16 +14,13 @@ import numpy as np
 import pytest
 from fake_config import tiny_config
 
-from jaxseg.runs import checkpoint
-from jaxseg.config import command_line
-from jaxseg import train
-from jaxseg.runs import workdir
-from jaxseg.config import Config, EarlyStop
+from jaxseg.config import Config, EarlyStop, command_line
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import TrainingFailed, UserError
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.machine.signals import REASONS
+from jaxseg.runs import checkpoint, loop, workdir
 from jaxseg.training.state import TrainState, abstract_state
 
 

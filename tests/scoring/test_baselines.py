@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from jaxseg.diagnosis.facts import best_threshold
 from jaxseg.errors import UserError
 from jaxseg.scoring.baselines import (
     LOWEST,
     NUM_BINS,
     STEPS_PER_UNIT,
     apply,
-    best_threshold,
     dice_per_threshold,
     look_up,
 )

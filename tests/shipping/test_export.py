@@ -20,8 +20,9 @@ from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import UserError
 from jaxseg.prediction.inference import make_model, predict_patients
 from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.prediction.trained import Trained, load
 from jaxseg.shipping import about, bundle, make, onnx_convert, onnx_export
-from jaxseg.shipping.agreement import Trained, agreement, load, min_lesion_voxels
+from jaxseg.shipping.agreement import agreement, min_lesion_voxels
 
 POINT = OperatingPoint(threshold=0.5, min_lesion=30, unit="voxels", temperature=1.5)
 SCORES = {

@@ -1,0 +1,28 @@
+"""A whole scan as the slices that are fitted into the training grid one by one."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxseg.imaging.intensity import head_box, volume_statistics
+
+
+def slice_records(volume: Any) -> list[dict[str, np.ndarray]]:
+    """Return the records of a volume, as `geometry.prepare_slice` takes them.
+
+    Args:
+        volume: a `scans.volume.Volume`; its statistics and the box of its head are computed
+            where it has none, its mask is empty where there is no truth.
+
+    Returns:
+        For each slice `image` [H, W, C], `mask` [H, W, K], `stats` [C, 4], `head_box` [4].
+    """
+    image, mask = volume.image, volume.mask
+    stats = volume_statistics(image) if volume.stats is None else volume.stats
+    box = head_box(image) if volume.head_box is None else volume.head_box
+    if mask is None:
+        mask = np.zeros((*image.shape[:3], 1), np.uint8)
+    return [
+        {"image": np.ascontiguousarray(x), "mask": m, "stats": stats, "head_box": box}
+        for x, m in zip(image, mask, strict=True)
+    ]
