@@ -17,7 +17,7 @@ from benchmarks.protocol import session_memory_bytes
 from jaxseg.config import Config, command_line
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.prepared import Prepared
-from jaxseg.datasets.samples import record_indices, training_batches
+from jaxseg.datasets.samples import training_batches
 from jaxseg.datasets.splits import split_patients
 from jaxseg.imaging import augment, augment_contrast, augment_shape, geometry, intensity
 from jaxseg.machine.sharding import make_mesh, to_global
@@ -105,10 +105,12 @@ def say_loader(config: Config, prepared: Prepared, patients: Sequence[Any]):
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
-    config, name = command_line.parse_config(argv, __doc__)
+    _, config, name = command_line.parse_config(argv, __doc__)
     prepared = prepare(config.dataset)
     patients = split_patients(prepared.patients, config.split)["train"]
-    indices = np.random.default_rng(0).choice(record_indices(patients), SLICES)
+    indices = np.random.default_rng(0).choice(
+        np.concatenate([p.first + np.arange(p.num_slices) for p in patients]), SLICES
+    )
     source = prepared.source()
     shape, size = source[int(indices[0])]["image"].shape, config.input.image_size
     print(f"{name}: slices of {shape} to {size}, batches of {config.train.batch_size}")

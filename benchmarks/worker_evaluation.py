@@ -20,10 +20,10 @@ from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.samples import training_batches
 from jaxseg.evaluation.score import score_cases
-from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.machine.sharding import make_mesh, to_global
+from jaxseg.machine.start import keep_compiled_programs
 from jaxseg.models.apply import Weights
-from jaxseg.prediction.inference import make_model, predict_patients
+from jaxseg.prediction.inference import make_predictor, predict_patients
 from jaxseg.prediction.operating import OperatingPoint
 from jaxseg.runs.workdir import versions
 from jaxseg.scoring.baselines import ThresholdBaseline
@@ -43,18 +43,18 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
     )
     prepared = prepare(config.dataset)
     patients = first_slices(prepared, workload.EVALUATED_SLICES)
-    model = make_model(config, trained_weights(config, prepared, settings["features"]))
+    model = make_predictor(config, trained_weights(config, prepared, settings["features"]))
     point, baseline = OperatingPoint(), ThresholdBaseline(1, 1.75, 0.0)
 
     def evaluate() -> dict[str, Any]:
         start = time.perf_counter()
         cases = predict_patients(model, prepared, patients)
-        scores, _ = score_cases(cases, config, point, baseline)
+        scores, _ = score_cases(cases, ["tumour"], [point], [baseline])
         seconds = time.perf_counter() - start
         slices = sum(p.num_slices for p in patients)
         return {
             "seconds": seconds * workload.EVALUATED_SLICES / slices,
-            "dice": float(np.mean([s.dice for s in scores])),
+            "dice": float(np.mean([s.dice for (s,) in scores])),
         }
 
     return {"versions": versions()}, {"evaluate": evaluate}

@@ -12,8 +12,8 @@ import jaxseg.train  # noqa: E402, F401 (what a training imports)
 from benchmarks import workload  # noqa: E402
 from benchmarks.protocol import Actions, peak_memory_bytes, serve  # noqa: E402
 from jaxseg.config import Config, Input, Model, Optimizer, Train  # noqa: E402
-from jaxseg.machine.compile_cache import keep_compiled_programs  # noqa: E402
 from jaxseg.machine.sharding import make_mesh, shardings, split_batch, to_global  # noqa: E402
+from jaxseg.machine.start import keep_compiled_programs  # noqa: E402
 from jaxseg.models.apply import jit_predict  # noqa: E402
 from jaxseg.runs import checkpoint  # noqa: E402
 from jaxseg.runs.workdir import versions  # noqa: E402

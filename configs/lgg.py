@@ -11,20 +11,11 @@ from jaxseg import config as c
 
 
 def get_config() -> c.Config:
-    """Return the settings that differ from the defaults in jaxseg/config.py."""
+    """Return the settings that differ from the defaults in jaxseg/config/."""
     return c.Config(
         dataset=c.Dataset(name="lgg_mri"),
         input=c.Input(image_size=(256, 256), crop_to_head=True, num_workers=8),
-        augment=c.Augment(
-            rotation_degrees=25.0,
-            scale_range=(0.75, 1.3),
-            translation_fraction=0.08,
-            elastic_probability=0.3,
-            gamma_probability=0.3,
-            brightness_probability=0.3,
-            contrast_probability=0.3,
-            bias_field_probability=0.2,
-        ),
+        augment=c.STRONG_AUGMENT,
         model=c.Model(dropout=0.1, compute_dtype="bfloat16"),
         optimizer=c.Optimizer(weight_decay=1e-2, warmup_steps=500, ema_decay=0.999),
         plateau=c.Plateau(patience=8, cooldown=2),

@@ -14,21 +14,12 @@ from jaxseg import config as c
 
 
 def get_config() -> c.Config:
-    """Return the settings that differ from the defaults in jaxseg/config.py."""
+    """Return the settings that differ from the defaults in jaxseg/config/."""
     return c.Config(
         dataset=c.Dataset(name="lgg_mri"),
         split=c.Split(fractions=(0.7, 0.1, 0.2)),
         input=c.Input(image_size=(128, 128), crop_to_head=True),
-        augment=c.Augment(
-            rotation_degrees=25.0,
-            scale_range=(0.75, 1.3),
-            translation_fraction=0.08,
-            elastic_probability=0.3,
-            gamma_probability=0.3,
-            brightness_probability=0.3,
-            contrast_probability=0.3,
-            bias_field_probability=0.2,
-        ),
+        augment=c.STRONG_AUGMENT,
         model=c.Model(widths=(16, 32, 64, 128, 256), dropout=0.1),
         optimizer=c.Optimizer(learning_rate=2e-3, cosine=True, weight_decay=1e-2, ema_decay=0.995),
         early_stop=c.EarlyStop(patience=0),

@@ -12,7 +12,7 @@ from jaxseg import config as c
 
 
 def get_config() -> c.Config:
-    """Return the settings that differ from the defaults in jaxseg/config.py."""
+    """Return the settings that differ from the defaults in jaxseg/config/."""
     return c.Config(
         split=c.Split(fractions=(0.6, 0.15, 0.25)),
         input=c.Input(image_size=(128, 128)),

@@ -1,6 +1,35 @@
-"""Brain-tumour segmentation on MRI with a U-Net in JAX."""
+"""Brain-tumour segmentation on MRI with a U-Net in JAX.
 
+The programs are `python -m jaxseg.train`, `evaluate`, `predict`, `export`, `view`, `doctor` and
+`compare`. For notebooks and other programs, all imported when they are first used:
+
+    jaxseg.read_scan(path)              a scan of any format that predict reads
+    jaxseg.prepare_data(source)         a data set, checked and ready to be read
+    jaxseg.load_run(workdir)            a trained run; `.predict(volume)` gives probability and mask
+    jaxseg.score_masks(mask, truth)     all measures of the scorecard
+    jaxseg.draw_contours(image, ...)    a picture of masks on the slices of a scan
+
+Importing jaxseg imports neither jax nor anything else and changes nothing in the process;
+`load_run` sets it up to compute (see `jaxseg.machine.start`). Without jaxlib the others work.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
 RESEARCH_ONLY = (
     "For research use only. Not a medical device; do not base a diagnosis or a treatment on its "
     "output."
 )
+_API = ("draw_contours", "load_run", "prepare_data", "read_scan", "score_masks")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _API:
+        raise AttributeError(f"module 'jaxseg' has no attribute {name!r}")
+    from jaxseg import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_API]

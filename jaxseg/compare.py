@@ -29,7 +29,7 @@ from jaxseg.scoring import comparison_figure
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
-    options, given = command_line.parse(argv, __doc__, output=None, region=None)
+    options, given = command_line.parse(argv, __doc__, text=("output", "region"))
     if len(given) != 2:
         raise UserError(f"which two? Give DIR_A DIR_B (see --help); given: {len(given)}")
     a, b = (read_scores(Path(folder).expanduser(), options.region) for folder in given)

@@ -25,8 +25,8 @@ from jaxseg.diagnosis.examine import Examination, examine, with_cost
 from jaxseg.diagnosis.page import format_page
 from jaxseg.diagnosis.suggest import to_python
 from jaxseg.errors import UserError
-from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.machine.files import replace_text, write_json
+from jaxseg.machine.start import start_computing
 
 
 def main(argv: Sequence[str]):
@@ -34,12 +34,9 @@ def main(argv: Sequence[str]):
     options, sources = command_line.parse(
         argv,
         __doc__,
-        write_config=None,
-        patient_regex=None,
-        every_image_is_a_patient=False,
+        text=("write-config", "patient-regex", "json"),
+        switch=("every-image-is-a-patient", "no-timing"),
         name=("lgg_mri", "image_folder"),
-        no_timing=False,
-        json=None,
     )
     if len(sources) != 1:
         raise UserError("which scans? Give one folder or zip (see --help)")
@@ -58,7 +55,7 @@ def main(argv: Sequence[str]):
         patient_regex=options.patient_regex,
         every_image_is_a_patient=options.every_image_is_a_patient,
     )
-    keep_compiled_programs()
+    start_computing()
     found = examine(str(source), given, options.name)
     if found.config is not None and not options.no_timing:
         found = with_cost(found)

@@ -22,15 +22,15 @@ from pathlib import Path
 from jaxseg.config import command_line
 from jaxseg.errors import UserError
 from jaxseg.evaluation.of_runs import score_folds, score_run
-from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.machine.distributed import failing_together, join
+from jaxseg.machine.start import start_computing
 
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
     splits = ("train", "validation", "test", "all")
     options, rest = command_line.parse(
-        argv, __doc__, workdir=[], split=splits, source=None, output=None
+        argv, __doc__, text=("source", "output"), several=("workdir",), split=splits
     )
     command_line.refuse_arguments(rest)
     if not options.workdir:
@@ -43,8 +43,8 @@ def main(argv: Sequence[str]):
         raise UserError(
             "several folds are scored on their test patients; leave --source and --split out"
         )
+    start_computing()
     join()
-    keep_compiled_programs()
     with failing_together():
         if len(runs) > 1:
             score_folds(runs, output)

@@ -32,14 +32,14 @@ from pathlib import Path
 
 from jaxseg.config import command_line
 from jaxseg.errors import UserError
-from jaxseg.machine.compile_cache import keep_compiled_programs
+from jaxseg.machine.start import start_computing
 from jaxseg.shipping import bundle
 from jaxseg.shipping.make import export_jaxseg, export_onnx, find_scans, load_one_region
 
 
 def verify(path: Path):
     """Run the example of a file, print the largest difference; exit with 1 if it is too large."""
-    found = bundle.check(bundle.read(path))
+    found = bundle.check(bundle.open_bundle(path))
     print(
         f"{path}: on its example, probabilities differ by at most {found.probability:.1e} from "
         f"jaxseg's and the masks in {found.voxels} voxels"
@@ -62,22 +62,17 @@ def main(argv: Sequence[str]):
     options, rest = command_line.parse(
         argv,
         __doc__,
-        workdir=None,
-        output=None,
+        text=("workdir", "output", "onnx_python", "size", "verify"),
+        switch=("tta",),
         format=("jaxseg", "onnx"),
-        onnx_python=None,
-        size=None,
-        tta=False,
         batch_size=8,
         compare=2,
-        verify=None,
     )
     command_line.refuse_arguments(rest)
-    for name, least in (("batch_size", 1), ("compare", 0)):
-        if getattr(options, name) < least:
-            raise UserError(f"--{name}={getattr(options, name)}: must be at least {least}")
+    if not options.batch_size:
+        raise UserError("--batch_size=0: must be at least 1")
     form = options.format or "jaxseg"
-    keep_compiled_programs()
+    start_computing()
     if options.verify is not None:
         verify(Path(options.verify))
         return

@@ -41,8 +41,8 @@ from pathlib import Path
 
 from jaxseg.config import command_line
 from jaxseg.errors import UserError
-from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.machine.files import make_folder
+from jaxseg.machine.start import start_computing
 from jaxseg.prediction import predictions
 from jaxseg.prediction.ensemble import read_ensemble
 from jaxseg.prediction.new_scans import OPTIONS, find_all, predict_scans
@@ -53,21 +53,16 @@ def main(argv: Sequence[str]):
     options, rest = command_line.parse(
         argv,
         __doc__,
-        workdir=[],
-        output=None,
-        channels=None,
-        fill=None,
-        tta=False,
-        tile=False,
-        probabilities=False,
-        overwrite=False,
+        text=("output", "channels", "fill"),
+        several=("workdir",),
+        switch=("tta", "tile", "probabilities", "overwrite"),
     )
     inputs = [Path(path).expanduser() for path in rest]
     if not options.workdir:
         raise UserError("which run? Give --workdir DIR (see --help)")
     if not inputs:
         raise UserError("which scans? Give files or folders (see --help)")
-    keep_compiled_programs()
+    start_computing()
     runs = [Path(run).expanduser() for run in options.workdir]
     ensemble = read_ensemble(runs)
     scans = find_all(inputs, ensemble, options.channels, options.fill)

@@ -30,7 +30,6 @@ from jaxseg.evaluation.score import Part, evaluate
 from jaxseg.evaluation.threshold_baseline import find_baselines
 from jaxseg.evaluation.tuning import tuned
 from jaxseg.machine import locks
-from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.machine.distributed import (
     check_same,
     failing_together,
@@ -40,6 +39,7 @@ from jaxseg.machine.distributed import (
     together,
 )
 from jaxseg.machine.sharding import check_fits, make_mesh, whole_arrays
+from jaxseg.machine.start import start_computing
 from jaxseg.models import native
 from jaxseg.prediction import trained
 from jaxseg.runs import workdir
@@ -88,7 +88,7 @@ def set_up(
     prepared = together(lambda: prepare(config.dataset, config.split))
     check_same("scans", fingerprint(prepared.patients))
     splits = together(lambda: split_patients(prepared.patients, config.split))
-    check_regions(config, prepared)
+    together(lambda: check_regions(config, prepared))
     lock = locks.hold(run / "lock", f"--workdir {run}")
     on_main(lambda: stack.enter_context(lock))
     holder = on_main(lambda: (run / "lock").read_text())
@@ -102,14 +102,14 @@ def set_up(
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
-    options, config, name = command_line.parse_config(argv, __doc__, workdir=None)
+    options, config, name = command_line.parse_config(argv, __doc__, text=("workdir",))
     if config.dataset.source:  # so that evaluate finds it from any folder
         source = str(Path(config.dataset.source).expanduser().absolute())
         dataset = dataclasses.replace(config.dataset, source=source)
         config = dataclasses.replace(config, dataset=dataset)
     run = Path(options.workdir or Path("runs") / name).expanduser()
+    start_computing()
     join()
-    keep_compiled_programs()
     with failing_together(), contextlib.ExitStack() as stack:
         train_and_test(config, run, stack)
 
@@ -134,8 +134,10 @@ def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
     title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
     print(f"\nTraining is complete. {note}\n", flush=True)
     about = {"split": "test", "source": config.dataset.source, "step": best.step}
-    best = tuned(best, prepared, splits["validation"])
-    evaluate([Part(best, splits["test"])], prepared, output, title, about, [note])
+    model = trained.predictor(best)
+    best = tuned(best, model, prepared, splits["validation"])
+    model = model._replace(temperatures=tuple(p.temperature for p in best.points))
+    evaluate([Part(best, model, splits["test"])], prepared, output, title, about, [note])
     on_main(lambda: workdir.mark_finished(run, best.step))
 
 

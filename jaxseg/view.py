@@ -35,7 +35,7 @@ from typing import Any
 
 from jaxseg.config import command_line
 from jaxseg.errors import UserError
-from jaxseg.machine.compile_cache import keep_compiled_programs
+from jaxseg.machine.start import start_computing
 from jaxseg.viewer.of_predictions import open_predictions
 from jaxseg.viewer.of_run import open_run
 from jaxseg.viewer.pictures import Gallery
@@ -47,18 +47,13 @@ def main(argv: Sequence[str]):
     options, rest = command_line.parse(
         argv,
         __doc__,
-        workdir=None,
+        text=("workdir", "source", "niivue", "predictions", "channels", "fill"),
+        switch=("no-browser",),
         split=("train", "validation", "test", "all"),
-        source=None,
         port=0,
-        no_browser=False,
-        niivue=None,
-        predictions=None,
-        channels=None,
-        fill=None,
     )
-    if not 0 <= options.port <= 65535:
-        raise UserError(f"--port={options.port}: must lie in 0..65535")
+    if options.port > 65535:
+        raise UserError(f"--port {options.port}: must lie in 0..65535")
     niivue = niivue_copy(options.niivue)
     gallery = open_gallery([Path(path).expanduser() for path in rest], options)
     with make_server(gallery, options.port, niivue) as server:
@@ -83,7 +78,7 @@ def open_gallery(inputs: Sequence[Path], options: Any) -> Gallery:
         raise UserError("which scans? Give the INPUT of predict too (see --help)")
     if options.source is not None and options.split is not None:
         raise UserError("--source takes all its patients; leave --split out")
-    keep_compiled_programs()
+    start_computing()
     if not inputs:
         return open_run(run, options.split or "test", options.source)
     folder = Path(options.predictions or run / "predictions").expanduser()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.errors import TrainingFailed
-from jaxseg.viewer.pictures import Gallery, Row, make_prediction, make_scan
+from jaxseg.viewer.pictures import Gallery, PatientRow, make_prediction, make_scan
 from jaxseg.viewer.serve import make_server
 
 SHAPE = (6, 8, 10)  # slices, rows, columns
@@ -42,9 +42,9 @@ def make_gallery(**changes) -> Gallery:
         return make_prediction(mask, probability)
 
     rows = (
-        Row("p10", 0.6, 24, (("Dice", "0.600"), ("IoU", "0.429"))),
-        Row("p9 <b>", 0.3, 240, (("Dice", "0.300"), ("IoU", "0.176"))),
-        Row("p8", None, 2),
+        PatientRow("p10", 0.6, 24, (("Dice", "0.600"), ("IoU", "0.429"))),
+        PatientRow("p9 <b>", 0.3, 240, (("Dice", "0.300"), ("IoU", "0.176"))),
+        PatientRow("p8", None, 2),
     )
     gallery = Gallery(
         title="a run, test",

@@ -6,11 +6,12 @@ stand in `data.py` and `training.py`; every setting has its default, unit and ra
 nowhere else. `from jaxseg import config as c` gives a recipe all of them.
 """
 
-from jaxseg.config.data import Augment, Dataset, Input, Split
+from jaxseg.config.data import STRONG_AUGMENT, Augment, Dataset, Input, Split
 from jaxseg.config.run import Config, Evaluation
 from jaxseg.config.training import EarlyStop, Loss, Mesh, Model, Optimizer, Plateau, Train
 
 __all__ = [
+    "STRONG_AUGMENT",
     "Augment",
     "Config",
     "Dataset",

@@ -1,29 +1,29 @@
-"""Command lines: `--config FILE --config.a.b=VALUE`, help, and errors as one line."""
+"""Command lines: `--config RECIPE --config.a.b=VALUE`, help, and errors as one line."""
 
+import argparse
 import dataclasses
 import difflib
 import errno
 import inspect
 import os
 import re
-import runpy
 import sys
-import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import config_dict, config_flags
-
-from jaxseg.config import Config
-from jaxseg.config.settings import from_dict
-from jaxseg.errors import TrainingFailed, UserError, one_line
+from jaxseg.config.recipes import load_recipe
+from jaxseg.config.run import Config
+from jaxseg.config.settings import from_dict, parse_text, setting_types
+from jaxseg.errors import TrainingFailed, UserError
 
 # Other names of settings on the command line: people look for the folds beside the data set.
 _ALIASES = {"dataset.folds": "split.num_folds", "dataset.fold": "split.fold"}
-_FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
+_OVERRIDE = re.compile(
+    r"--?(?P<no>no)?config\.(?P<name>[^=]*)(?P<equals>=?)(?P<value>.*)", re.DOTALL
+)
+_HELP = ("-h", "--help", "-help", "--helpfull")
 
 
 def run(program: Callable[[Sequence[str]], None]):
@@ -48,17 +48,34 @@ def run(program: Callable[[Sequence[str]], None]):
         os._exit(130)  # no clean-up: the threads of jax and grain may crash in it
 
 
-def parse(argv: Sequence[str], help_text: str, **flag_kinds: Any) -> tuple[Any, list[str]]:
-    """Parse a program's flags; each call has its own, none is left behind in the process.
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        # argparse: 'argument --name: expected one argument'
+        message = message.removeprefix("argument ").replace(
+            ": expected one argument", " needs a value"
+        )
+        raise UserError(message)
 
-    Prints help_text and exits with 0 on --help. Words of a flag may be parted by `-` or `_`.
+
+def parse(
+    argv: Sequence[str],
+    help_text: str,
+    *,
+    text: Sequence[str] = (),
+    several: Sequence[str] = (),
+    switch: Sequence[str] = (),
+    **others: int | tuple[str, ...],
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse a program's flags; print help_text and exit with 0 on --help.
 
     Args:
         argv: without the program's name.
         help_text: for --help.
-        flag_kinds: name=kind. None: a text; False: a switch; a number: a whole number with this
-            default; a tuple: one of these texts, None where it is not given; a list: a text that
-            may be given several times.
+        text: names of flags that take a text; None where they are not given.
+        several: names of flags that take a text and may be given several times; a list.
+        switch: names of flags that are given or not.
+        others: name=kind. A number: a whole number at least 0, with this default; a tuple: one
+            of these texts, None where it is not given.
 
     Returns:
         An object with the values as attributes, and the arguments that are no flags, in order.
@@ -66,42 +83,36 @@ def parse(argv: Sequence[str], help_text: str, **flag_kinds: Any) -> tuple[Any, 
     Raises:
         UserError: an unknown flag or a wrong value.
     """
-    if _asks_for_help(argv):
+    if any(a in _HELP for a in argv):
         print(help_text.strip())
         sys.exit(0)
-    values = flags.FlagValues()
-    for name, kind in flag_kinds.items():
-        _define(values, name, kind)
-    try:
-        rest = values(["jaxseg", *map(_with_underscores, argv)])[1:]
-    except _FLAG_ERRORS as error:
-        raise UserError(one_line(error)) from error
-    return types.SimpleNamespace(**values.flag_values_dict()), rest
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for name in text:
+        parser.add_argument(f"--{name}")
+    for name in several:
+        parser.add_argument(f"--{name}", action="append", default=[])
+    for name in switch:
+        parser.add_argument(f"--{name}", action="store_true")
+    for name, kind in others.items():
+        if isinstance(kind, tuple):
+            parser.add_argument(f"--{name}", choices=kind)
+        else:
+            parser.add_argument(f"--{name}", type=_whole_number, default=kind)
+    options, rest = parser.parse_known_args(argv)
+    for argument in rest:
+        if argument.startswith("--"):
+            known = [action.option_strings[0] for action in parser._actions]
+            close = difflib.get_close_matches(argument.partition("=")[0], known, n=1)
+            raise UserError(
+                f"{argument}: no such flag" + "".join(f"; did you mean {c}?" for c in close)
+            )
+    return options, rest
 
 
-def _define(values: flags.FlagValues, name: str, kind: Any):
-    if isinstance(kind, bool):
-        flags.DEFINE_bool(name, kind, "", flag_values=values)
-    elif isinstance(kind, int):
-        flags.DEFINE_integer(name, kind, "", flag_values=values)
-    elif isinstance(kind, tuple):
-        flags.DEFINE_enum(name, None, kind, "", flag_values=values)
-    elif isinstance(kind, list):
-        flags.DEFINE_multi_string(name, kind, "", flag_values=values)
-    elif isinstance(kind, config_dict.ConfigDict):
-        config_flags.DEFINE_config_dict(name, kind, flag_values=values)
-    else:
-        flags.DEFINE_string(name, kind, "", flag_values=values)
-
-
-def _asks_for_help(argv: Sequence[str]) -> bool:
-    return any(a in ("-h", "--help", "-help", "--helpfull") for a in argv)
-
-
-def _with_underscores(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    is_flag = re.fullmatch(r"--[a-z][a-z_-]*", name)
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if is_flag else argument
+def _whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
 
 
 def refuse_arguments(rest: Sequence[str]):
@@ -110,69 +121,64 @@ def refuse_arguments(rest: Sequence[str]):
         raise UserError(f"unexpected argument {rest[0]!r}; settings are --config.name=VALUE")
 
 
-def parse_config(argv: Sequence[str], help_text: str, **flag_kinds: Any) -> tuple[Any, Config, str]:
+def parse_config(
+    argv: Sequence[str], help_text: str, text: Sequence[str] = ()
+) -> tuple[argparse.Namespace, Config, str]:
     """Load the recipe of `--config`, apply the `--config.a.b=VALUE` overrides, parse the rest.
 
     Returns:
-        The values as from `parse`, the checked config and the recipe's stem.
+        The values as from `parse`, the checked config and the recipe's name.
 
     Raises:
         UserError: no or a broken recipe, an unknown setting, a wrong type or range.
     """
-    if _asks_for_help(argv):
-        parse(argv, "\n\n".join([help_text, settings_help(), _aliases_help()]))
-    path, argv = _take_config_path([_without_alias(a) for a in argv])
-    if path is None:
+    overrides, others = _take_overrides(argv)
+    whole_help = "\n\n".join([help_text, settings_help(), _aliases_help()])
+    options, rest = parse(others, whole_help, text=("config", *text))
+    if options.config is None:
         raise UserError("which config? By example --config configs/unet.py (see --help)")
-    config = load_config(path)
-    _check_names(argv)
-    options, rest = parse(argv, help_text, config=as_config_dict(config), **flag_kinds)
+    values = dataclasses.asdict(load_recipe(options.config))
     refuse_arguments(rest)
-    return options, from_dict(options.config.to_dict()), Path(path).stem
+    for name, value in overrides.items():
+        *sections, last = name.split(".")
+        group = values
+        for section in sections:
+            group = group[section]
+        group[last] = value
+    return options, from_dict(values), Path(options.config).stem
 
 
-def _take_config_path(argv: list[str]) -> tuple[str | None, list[str]]:
-    for i, argument in enumerate(argv):
-        if argument in ("--config", "-config"):
-            if i + 1 == len(argv):
-                raise UserError("--config needs the path of a config file")
-            return argv[i + 1], argv[:i] + argv[i + 2 :]
-        if argument.startswith(("--config=", "-config=")):
-            return argument.split("=", 1)[1], argv[:i] + argv[i + 1 :]
-    return None, argv
+def _take_overrides(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings given as `--config.a.b=V` or `--config.a.b V`, and what is left."""
+    types, found, others = setting_types(Config), {}, []
+    remaining = iter(argv)
+    for argument in remaining:
+        match = _OVERRIDE.fullmatch(argument)
+        if not match:
+            others.append(argument)
+            continue
+        name, value = match["name"], match["value"]
+        name = _ALIASES.get(name, name)
+        if name not in types:
+            raise UserError(f"config.{name}: no such setting{_guess(name, types)}")
+        if not match["equals"]:
+            switch = types[name] is bool
+            value = str(not match["no"]) if switch else next(remaining, None)
+            if value is None:
+                raise UserError(f"--config.{name} needs a value")
+        found[name] = parse_text(value, types[name])
+    return found, others
 
 
-def load_config(path: str) -> Config:
-    """Return what `get_config()` of the Python file at path returns."""
-    if not Path(path).is_file():
-        raise UserError(f"--config {path}: no such file")
-    try:
-        config = runpy.run_path(path)["get_config"]()
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's Python file may raise
-        raise UserError(f"--config {path}: {type(error).__name__}: {one_line(error)}") from error
-    if not isinstance(config, Config):
-        raise UserError(f"--config {path}: get_config() must return a jaxseg.config.Config")
-    return config
-
-
-def as_config_dict(config: typing.Any) -> config_dict.ConfigDict:
-    """Return the dataclass as a locked ConfigDict, which types the overrides."""
-    hints = typing.get_type_hints(type(config))
-    made = config_dict.ConfigDict()
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            value = as_config_dict(value)
-        elif value is None:
-            value = config_dict.placeholder(typing.get_args(hints[field.name])[0])
-        made[field.name] = value
-    return made.lock()
+def _guess(name: str, known: typing.Iterable[str]) -> str:
+    last = name.rpartition(".")[2]
+    guesses = [k for k in known if k.rpartition(".")[2] == last]
+    guesses += difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean config.{guesses[0]}?" if guesses else "; --help lists them"
 
 
 def settings_help(kind: type = Config, path: str = "config") -> str:
-    """Return one line per setting: name, default and the comment beside it in config.py."""
+    """Return one line per setting: name, default and the comment beside it in the source."""
     lines = [] if path != "config" else ["Settings (--config.NAME=VALUE) and their defaults:"]
     hints = typing.get_type_hints(kind)
     comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(kind), re.MULTILINE))
@@ -189,32 +195,3 @@ def settings_help(kind: type = Config, path: str = "config") -> str:
 def _aliases_help() -> str:
     lines = (f"  --config.{a:<15}  same as --config.{name}" for a, name in _ALIASES.items())
     return "\n".join(["Other names:", *lines])
-
-
-def _without_alias(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    dashes, _, setting = name.partition("config.")
-    if dashes in ("-", "--") and setting in _ALIASES:
-        return f"{dashes}config.{_ALIASES[setting]}{equals}{value}"
-    return argument
-
-
-def _check_names(argv: Sequence[str]):
-    """Raise UserError for an override of an unknown setting, with a guess where there is one."""
-    known = list(_setting_names(Config))
-    for argument in argv:
-        name = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-        if name and name[1] not in known:
-            last = name[1].rpartition(".")[2]
-            guesses = [k for k in known if k.rpartition(".")[2] == last]
-            guesses += difflib.get_close_matches(name[1], known, n=1)
-            hint = f"; did you mean config.{guesses[0]}?" if guesses else "; --help lists them"
-            raise UserError(f"config.{name[1]}: no such setting{hint}")
-
-
-def _setting_names(kind: type, path: str = "") -> Iterator[str]:
-    for name, hint in typing.get_type_hints(kind).items():
-        if dataclasses.is_dataclass(hint):
-            yield from _setting_names(hint, f"{path}{name}.")
-        else:
-            yield path + name

@@ -131,3 +131,15 @@ class Augment:
         check("elastic_amplitude", self.elastic_amplitude <= smoothness / 4, rule)
         check("low_resolution_range", self.low_resolution_range[1] <= 1, "factors are at most 1")
         check("bias_field_strength", 0 <= strength < 1, "must lie in 0..1, below 1")
+
+
+STRONG_AUGMENT = Augment(  # for a few dozen patients
+    rotation_degrees=25.0,
+    scale_range=(0.75, 1.3),
+    translation_fraction=0.08,
+    elastic_probability=0.3,
+    gamma_probability=0.3,
+    brightness_probability=0.3,
+    contrast_probability=0.3,
+    bias_field_probability=0.2,
+)

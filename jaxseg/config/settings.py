@@ -1,5 +1,7 @@
 """Settings from and to text: JSON beside the checkpoints, a table for the terminal."""
 
+import ast
+import contextlib
 import dataclasses
 import json
 import textwrap
@@ -70,3 +72,26 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise UserError(f"{path}={value!r}: must be of type {hint.__name__}")
     return value
+
+
+def setting_types(kind: type, path: str = "") -> dict[str, Any]:
+    """Return the annotated type of every setting by its name, as in `train.batch_size`."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        is_group = dataclasses.is_dataclass(hint)
+        found |= setting_types(hint, f"{path}{name}.") if is_group else {path + name: hint}
+    return found
+
+
+def parse_text(text: str, hint: Any) -> Any:
+    """Return the value that a text on the command line stands for; `from_dict` checks it."""
+    if isinstance(hint, types.UnionType):
+        return None if text == "None" else parse_text(text, typing.get_args(hint)[0])
+    if hint is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    value: Any = text
+    if hint is not str:
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(text)
+    is_tuple = typing.get_origin(hint) is tuple
+    return (value,) if is_tuple and not isinstance(value, (tuple, list)) else value

@@ -82,7 +82,7 @@ def _channels(facts: Sequence[PatientFacts]) -> list[Finding]:
             groups[channels].append(f.patient.id)
     found = []
     for channels, ids in sorted(groups.items()):
-        text = f"channels {', '.join(map(str, channels))} are the same image"
+        text = f"channels {', '.join(str(c + 1) for c in channels)} are the same image"
         if len(ids) == len(facts):
             text += " in every patient; where this is grey saved as colour, save it as grey"
             found.append(Finding("note", text))

@@ -42,7 +42,7 @@ def _images(facts: dict[str, Any]) -> list[str]:
     table = "{:<{label}} {:>15} {:>22} {:>31}".format
     head = ("intensities", "stored", "head, 1 % to 99 %", "head mean, low / median / high")
     lines.append("  " + table(*head, label=_LABEL))
-    for number, c in enumerate(facts["intensities"]):
+    for number, c in enumerate(facts["intensities"], 1):
         mean = c["head_mean"]
         values = (
             f"channel {number}",
@@ -110,7 +110,7 @@ def _baselines(report: dict[str, Any]) -> list[str]:
         lines += _row(
             "best threshold",
             f"Dice per patient {best['test_dice']:.3f} on test, {best['train_dice']:.3f} on train "
-            f"where it was chosen: channel {best['channel']} >= {best['threshold']:.4g} normalised",
+            f"where it was chosen: channel {best['channel'] + 1} >= {best['threshold']:.4g} normalised",
         )
     return lines
 

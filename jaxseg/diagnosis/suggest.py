@@ -7,18 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxseg.config import (
-    Augment,
     Config,
     Dataset,
-    EarlyStop,
-    Evaluation,
     Input,
-    Model,
-    Optimizer,
-    Plateau,
     Split,
-    Train,
 )
+from jaxseg.config.recipes import load_recipe
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.splits import check_contents, place
 from jaxseg.diagnosis.facts import PatientFacts
@@ -29,18 +23,6 @@ _LEAST_BOTTLENECK = 8  # pixels
 _SLICES_ON_CPU = 25_600  # of configs/lgg_cpu.py
 _EPOCHS_ON_CPU, _EVALUATIONS_ON_CPU = 20, 10
 _SALTS = range(100)
-
-# Those of configs/lgg_cpu.py and configs/lgg.py.
-_AUGMENT = Augment(
-    rotation_degrees=25.0,
-    scale_range=(0.75, 1.3),
-    translation_fraction=0.08,
-    elastic_probability=0.3,
-    gamma_probability=0.3,
-    brightness_probability=0.3,
-    contrast_probability=0.3,
-    bias_field_probability=0.2,
-)
 
 
 def suggest_config(
@@ -72,39 +54,24 @@ def suggest_config(
     def batch(size: int) -> int:
         return -(-size // num_devices) * num_devices
 
-    if accelerator:
-        return Config(
-            dataset=dataset,
-            split=split,
-            input=Input(
-                image_size=(side, side), crop_to_head=crop, num_workers=min(8, os.cpu_count() or 1)
-            ),
-            augment=_AUGMENT,
-            model=Model(widths=widths, dropout=0.1, compute_dtype="bfloat16"),
-            optimizer=Optimizer(weight_decay=1e-2, warmup_steps=500, ema_decay=0.999),
-            plateau=Plateau(patience=8, cooldown=2),
-            early_stop=EarlyStop(patience=25),
-            train=Train(num_steps=20_000, batch_size=batch(32), eval_every_steps=250),
-            evaluation=Evaluation(batch_size=batch(64)),
-        )
-    num_slices = sum(p.num_slices for p in place([f.patient for f in facts], split)["train"])
-    drawn = min(_SLICES_ON_CPU, max(_EPOCHS_ON_CPU * num_slices, _SLICES_ON_CPU // 4))
-    every = drawn // batch(16) // _EVALUATIONS_ON_CPU
-    return Config(
+    recipe = load_recipe("lgg" if accelerator else "lgg_cpu")
+    train, evaluation = recipe.train, recipe.evaluation
+    train = dataclasses.replace(train, batch_size=batch(train.batch_size))
+    workers = min(8, os.cpu_count() or 1) if accelerator else 0
+    if not accelerator:  # a training of some epochs, rather than of so many steps
+        num_slices = sum(p.num_slices for p in place([f.patient for f in facts], split)["train"])
+        drawn = min(_SLICES_ON_CPU, max(_EPOCHS_ON_CPU * num_slices, _SLICES_ON_CPU // 4))
+        every = drawn // train.batch_size // _EVALUATIONS_ON_CPU
+        steps = every * _EVALUATIONS_ON_CPU
+        train = dataclasses.replace(train, num_steps=steps, eval_every_steps=every)
+    return dataclasses.replace(
+        recipe,
         dataset=dataset,
         split=split,
-        input=Input(image_size=(side, side), crop_to_head=crop),
-        augment=_AUGMENT,
-        model=Model(widths=widths, dropout=0.1),
-        optimizer=Optimizer(learning_rate=2e-3, cosine=True, weight_decay=1e-2, ema_decay=0.995),
-        early_stop=EarlyStop(patience=0),
-        train=Train(
-            num_steps=every * _EVALUATIONS_ON_CPU,
-            batch_size=batch(16),
-            eval_every_steps=every,
-            log_every_steps=20,
-        ),
-        evaluation=Evaluation(batch_size=batch(32)),
+        input=Input(image_size=(side, side), crop_to_head=crop, num_workers=workers),
+        model=dataclasses.replace(recipe.model, widths=widths),
+        train=train,
+        evaluation=dataclasses.replace(evaluation, batch_size=batch(evaluation.batch_size)),
     )
 
 
@@ -164,7 +131,7 @@ from jaxseg import config as c
 
 
 def get_config() -> c.Config:
-    """Return the settings that differ from the defaults in jaxseg/config.py."""
+    """Return the settings that differ from the defaults in jaxseg/config/."""
     return c.Config('''
 
 

@@ -49,7 +49,7 @@ def score_folds(runs: Sequence[Path], output: Path | None):
         run = trained.load(fold.run)
         about = {"fold": fold.config.split.fold, "run": str(fold.run), "step": run.step}
         described.append(about | {"operating_point": run.points[0]._asdict()})
-        parts.append(Part(run, patients))
+        parts.append(Part(run, trained.predictor(run), patients))
     notes = together(lambda: folds.sentences(made))
     print("\n".join(notes), end="\n\n", flush=True)
     title = f"{config.dataset.name}: test patients of {len(parts)} folds"
@@ -81,5 +81,7 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
     notes = [note, *same_ids]
     print("\nwarning: ".join(notes), end="\n\n")
     about = {"split": name, "source": source or config.dataset.source, "step": loaded.step}
-    evaluate([Part(loaded, patients)], prepared, output, title, about, notes)
+    evaluate(
+        [Part(loaded, trained.predictor(loaded), patients)], prepared, output, title, about, notes
+    )
     gather(None)  # the others stay until the first one has written

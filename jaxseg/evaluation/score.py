@@ -16,7 +16,7 @@ from jaxseg.machine.files import make_folder, replace_bytes, replace_text, write
 from jaxseg.prediction import operating
 from jaxseg.prediction.inference import Case, Predictor, predict_patients
 from jaxseg.prediction.operating import OperatingPoint, segment_regions
-from jaxseg.prediction.trained import Trained, predictor
+from jaxseg.prediction.trained import Trained
 from jaxseg.runs import workdir
 from jaxseg.scoring import (
     baselines,
@@ -36,6 +36,7 @@ class Part(NamedTuple):
     """A trained run and whom it is scored on; the folds of a cross-validation are several."""
 
     trained: Trained
+    model: Predictor  # of the run
     patients: Sequence[Patient]
 
 
@@ -66,11 +67,10 @@ def evaluate(
     on_main(lambda: make_folder(output))
     regions = parts[0].trained.regions
     found = together(lambda: [read_baselines(part.trained.run, regions) for part in parts])
-    models = [predictor(part.trained) for part in parts]
     scores, baseline_scores = [], []
-    for part, model, baseline in zip(parts, models, found, strict=True):
+    for part, baseline in zip(parts, found, strict=True):
         mine = part.patients[jax.process_index() :: jax.process_count()]
-        cases = predict_patients(model, prepared, mine)
+        cases = predict_patients(part.model, prepared, mine)
         both = score_cases(cases, regions, part.trained.points, baseline)
         scores += gather_scores(both[0])
         baseline_scores += gather_scores(both[1])
@@ -82,7 +82,7 @@ def evaluate(
     flat = [score for patient in scores for score in patient]
     write_json(output / "scores.json", summary)
     replace_text(output / "patients.csv", scorecard.patients_csv(flat))
-    drawn = draw_figures(scores, summary, parts, models, prepared)
+    drawn = draw_figures(scores, summary, parts, prepared)
     for name, image in drawn.items():
         replace_bytes(output / f"{name}.png", image)
     captioned = {name.removeprefix("patient_"): image for name, image in drawn.items()}
@@ -165,7 +165,6 @@ def draw_figures(
     scores: Scores,
     summary: dict[str, Any],
     parts: Sequence[Part],
-    models: Sequence[Predictor],
     prepared: Prepared,
 ) -> dict[str, bytes]:
     """Draw the figures; the best, median and worst patients are predicted once more.
@@ -188,11 +187,11 @@ def draw_figures(
             drawn["operating_point" + (f"_{name}" if k else "")] = operating_figure.draw(how)
     ranked = sorted((patient[0] for patient in scores), key=lambda s: (s.dice, s.patient))
     picks = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
-    by_id = {p.id: (i, p) for i, part in enumerate(parts) for p in part.patients}
+    by_id = {p.id: (part, p) for part in parts for p in part.patients}
     for name, score in picks.items():
-        i, patient = by_id[score.patient]
-        (case,) = predict_patients(models[i], prepared, [patient])
-        volume, points = case.volume, parts[i].trained.points
+        part, patient = by_id[score.patient]
+        (case,) = predict_patients(part.model, prepared, [patient])
+        volume, points = case.volume, part.trained.points
         channel = first.config.dataset.shown_channel(volume.image.shape[-1])
         mask = operating.segment(case.probability[..., 0], points[0], volume.spacing_mm)
         drawn[f"patient_{name}"] = contours.patient_contours(

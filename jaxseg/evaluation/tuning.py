@@ -18,8 +18,8 @@ from jaxseg.datasets.samples import evaluation_batches
 from jaxseg.machine.distributed import gather, gather_shares, on_main
 from jaxseg.prediction import operating
 from jaxseg.prediction.inference import (
+    Predictor,
     batch_logits,
-    make_predictor,
     predict_patients,
 )
 from jaxseg.prediction.operating import OperatingPoint
@@ -32,19 +32,22 @@ MIN_PATIENTS = 3  # below, nothing is left to see a gain on
 MIN_GAIN = 0.001  # mean Dice; less does not show in the scores
 
 
-def tuned(run: Trained, prepared: Prepared, patients: Sequence[Patient]) -> Trained:
+def tuned(
+    run: Trained, model: Predictor, prepared: Prepared, patients: Sequence[Patient]
+) -> Trained:
     """Return the run with its operating points; choose and keep them where it has none yet.
 
     All processes must call it, and all get the same.
 
     Args:
         run: just trained.
+        model: of the run; its temperatures do not matter.
         prepared: the data set.
         patients: of the validation split; a point chosen for another step is chosen again.
     """
     found = on_main(lambda: operating.how_chosen(run.run).get("step"))
     if run.config.evaluation.tune and found != run.step:
-        chosen = tune(run, prepared, patients)
+        chosen = tune(run, model, prepared, patients)
         about = {"step": run.step, "patients": [patient.id for patient in patients]}
         on_main(lambda: operating.write(run.run, run.regions, chosen, **about))
         for name, how in zip(run.regions, chosen, strict=True):
@@ -54,26 +57,28 @@ def tuned(run: Trained, prepared: Prepared, patients: Sequence[Patient]) -> Trai
     return run._replace(points=operating.read(run.run, run.config, run.regions))
 
 
-def tune(run: Trained, prepared: Prepared, patients: Sequence[Patient]) -> list[dict[str, Any]]:
+def tune(
+    run: Trained, model: Predictor, prepared: Prepared, patients: Sequence[Patient]
+) -> list[dict[str, Any]]:
     """Choose the operating point of each region; returns what `operating.write` takes.
 
     Each process predicts its share of the patients and holds one volume at a time.
 
     Args:
         run: to tune; its evaluation.threshold stays unless another is better.
+        model: of the run.
         prepared: the data set.
         patients: of the validation split, at least one.
     """
     mine = patients[jax.process_index() :: jax.process_count()]
-    parts = gather(logit_histograms(run, prepared, mine).tolist())
+    parts = gather(logit_histograms(model, prepared, mine, len(run.regions)).tolist())
     histograms = [calibration.in_doubt(h) for h in np.sum(np.array(parts, np.int64), axis=0)]
-    temperatures = [calibration.fit_temperature(h) for h in histograms]
+    temperatures = tuple(calibration.fit_temperature(h) for h in histograms)
     usual = run.config.evaluation.threshold
     thresholds = sorted({*THRESHOLDS, usual})
     unit = "mm3" if all(p.spacing_mm for p in patients) else "voxels"
-    model = make_predictor(run.config, run.weights, temperatures)
     tables = []
-    for case in predict_patients(model, prepared, mine):
+    for case in predict_patients(model._replace(temperatures=temperatures), prepared, mine):
         voxel = operating.voxel_volume(unit, case.volume.spacing_mm)
         pairs = [(case.probability[..., k], case.truth[..., k]) for k in range(len(run.regions))]
         tables.append([dice_table(p, t, thresholds, voxel) for p, t in pairs])
@@ -113,14 +118,15 @@ def choose_point(
     }
 
 
-def logit_histograms(run: Trained, prepared: Prepared, patients: Sequence[Patient]) -> np.ndarray:
+def logit_histograms(
+    model: Predictor, prepared: Prepared, patients: Sequence[Patient], num_regions: int
+) -> np.ndarray:
     """Return the `calibration.logit_histogram` of each region, [K, 2, N], on the training grid."""
     nothing = calibration.logit_histogram(np.zeros(0), np.zeros(0, bool))
-    counts = np.stack([nothing] * len(run.regions))
+    counts = np.stack([nothing] * num_regions)
     if not patients:  # more processes than patients
         return counts
-    model = make_predictor(run.config, run.weights)
-    for batch in evaluation_batches(prepared, patients, run.config, batch_size=model.batch_size):
+    for batch in evaluation_batches(prepared, patients, model.config, batch_size=model.batch_size):
         real = batch["weight"] > 0
         logits = jax.device_get(batch_logits(model, batch["image"]))
         for k, (x, truth) in enumerate(

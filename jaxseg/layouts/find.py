@@ -30,7 +30,7 @@ class Scan(NamedTuple):
 
 
 def find_scans(
-    path: Path, dataset: Dataset, names: Sequence[str], fill: str | None = None
+    path: Path, dataset: Dataset, names: Sequence[str] | None = None, fill: str | None = None
 ) -> list[Scan]:
     """Return the patients at a path, in order of their names; nothing is read yet.
 
@@ -42,7 +42,7 @@ def find_scans(
     Args:
         path: file, folder or zip of images.
         dataset: of the run; also the spacing of images, which do not state it.
-        names: the model's channels, in order.
+        names: the model's channels, in order; None: whatever a scan has.
         fill: the channel that stands in for missing ones; see `volume.with_channels`.
 
     Raises:
@@ -59,7 +59,7 @@ def find_scans(
             raise UserError(f"{path}: no {_KINDS} among {len(files.stamps)} files")
 
     def adapted(read: Callable[[], Volume]) -> Volume:
-        return with_channels(read(), names, fill)
+        return with_channels(read(), names, fill) if names else read()
 
     scans = (scan._replace(read=functools.partial(adapted, scan.read)) for scan in found)
     return sorted(scans, key=lambda scan: scan.patient)

@@ -1,4 +1,4 @@
-"""What is set before jax is imported: XLA flags for the CPU, and memory that is kept."""
+"""What is set before jax computes: XLA flags for the CPU, and memory that is kept."""
 
 import contextlib
 import ctypes

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxseg.config import Config
+from jaxseg.layouts.kinds import DataSet, kind_of
 from jaxseg.models.apply import Weights
 from jaxseg.prediction import operating
 from jaxseg.prediction.inference import Predictor, make_predictor
@@ -24,6 +25,11 @@ class Trained(NamedTuple):
     step: int  # of the weights
     weights: Weights  # on the host
     points: tuple[OperatingPoint, ...]  # one for each region
+
+    @property
+    def kind(self) -> DataSet:
+        """The data set that it was trained on."""
+        return kind_of(self.config.dataset)
 
 
 def load(run: Path) -> Trained:

@@ -1,1 +1,7 @@
-"""scans."""
+"""Files to arrays and back, with their place in space.
+
+In: PNG, TIFF and JPEG slices, NIfTI files, DICOM series, from folders and zips that nobody
+vouches for. Out: a `Volume` of axial slices [D, H, W, C], which knows how to write a result on
+the voxels and in the format it came from. Begin with `volume.py`; each format has a file of its
+own, `files.py` and `decode.py` are the guards, `regions.py` says what the values of a mask mean.
+"""

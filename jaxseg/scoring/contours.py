@@ -37,7 +37,7 @@ def patient_contours(
     # Scattered false alarms would leave no zoom.
     focus = truth if truth.any() else prediction
     masks = {"truth": truth, "prediction": prediction}
-    return _contours(_contour_title(patient, score), image, masks, focus)
+    return contours(_contour_title(patient, score), image, masks, focus)
 
 
 def prediction_contours(
@@ -56,10 +56,10 @@ def prediction_contours(
         focus: [D, H, W] bool, what is enlarged; empty: the head.
         aspect: height of a pixel, relative to its width.
     """
-    return _contours(plain(title), image, {"prediction": prediction}, focus, aspect)
+    return contours(plain(title), image, {"prediction": prediction}, focus, aspect)
 
 
-def _contours(title: str, image: np.ndarray, masks, focus: np.ndarray, aspect=1.0):
+def contours(title: str, image: np.ndarray, masks, focus: np.ndarray, aspect=1.0):
     """Draw masks by name, [D, H, W] bool, in two rows: the head, and the surroundings of focus."""
     shown = _slices_to_show(np.logical_or.reduce(list(masks.values())))
     low, high = np.percentile(image, (1, 99))

@@ -71,10 +71,12 @@ def threshold_label(summary: dict[str, Any]) -> str:
     if best is None:
         return ""
     if "folds" in best:
-        each = ", ".join(f"channel {f['channel']} >= {f['threshold']:.4g}" for f in best["folds"])
+        each = ", ".join(
+            f"channel {f['channel'] + 1} >= {f['threshold']:.4g}" for f in best["folds"]
+        )
         return f"Best threshold, of each fold, chosen on its train (normalised): {each}."
     return (
-        f"Best threshold: channel {best['channel']} >= {best['threshold']:.4g} (normalised), "
+        f"Best threshold: channel {best['channel'] + 1} >= {best['threshold']:.4g} (normalised), "
         f"chosen on train (Dice there {best['train_dice']:.3f})."
     )
 

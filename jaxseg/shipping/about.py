@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg import RESEARCH_ONLY
-from jaxseg.layouts.kinds import kind_of
 from jaxseg.machine.files import read_json
 from jaxseg.prediction.trained import Trained
 from jaxseg.runs import workdir
@@ -42,14 +41,14 @@ def metadata(trained: Trained, flip: bool, native_size: tuple[int, int]) -> dict
         flip: average with the mirrored slice.
         native_size: (H, W) of the slices, pixels.
     """
-    config, point, kind = trained.config, trained.points[0], kind_of(trained.config.dataset)
+    config, point, kind = trained.config, trained.points[0], trained.kind
     data = read_json(trained.run / "data.json")
     return {
         "format": FORMAT,
         "use": RESEARCH_ONLY,
         "native_size": list(native_size),
-        "channels": kind.channel_names(trained.num_channels),
-        "classes": trained.regions,
+        "channels": list(kind.contrasts or kind.channel_names(trained.num_channels)),
+        "classes": list(trained.regions),
         "spacing_mm": list(config.dataset.spacing_mm) or None,
         "inside": {
             "image_size": list(config.input.image_size),

@@ -18,7 +18,6 @@ from jaxseg.prediction.inference import (
 )
 from jaxseg.prediction.operating import OperatingPoint, segment
 from jaxseg.prediction.trained import Trained, predictor
-from jaxseg.scans.volume import Volume
 
 _EXAMPLE_SLICES = 5
 
@@ -30,21 +29,26 @@ def min_lesion_voxels(point: OperatingPoint, spacing_mm: tuple[float, ...]) -> i
     return math.ceil(point.min_lesion / operating.voxel_volume(point.unit, spacing_mm) - 1e-9)
 
 
-def example_volume(num_channels: int, size: tuple[int, int]) -> np.ndarray:
-    """Return slices of the phantom, which are no patient's: [5, H, W, C] float32, whole numbers."""
-    image, mask = phantom.generate_patient(0, 0)
+def example_volume(num_channels: int, size: tuple[int, int]) -> Any:
+    """Return five slices of the phantom, which are no patient's, as a `Volume` without truth.
+
+    Its image is [5, H, W, C] float32, whole numbers.
+    """
+    volume = phantom.make_volume(0, 0, ())
+    image, mask = volume.image, np.zeros((*volume.image.shape[1:3], 1), np.uint8)
     slices = image[:: -(-len(image) // _EXAMPLE_SLICES)].astype(np.float32)
     where = geometry.fit_matrix(image.shape[1:3], size)
     border = np.zeros(image.shape[-1], np.float32)
-    scaled = [geometry.warp(x, mask[0], where, size, border)[0] for x in slices]
-    return np.round(np.stack(scaled))[..., np.arange(num_channels) % image.shape[-1]]
+    scaled = np.stack([geometry.warp(x, mask, where, size, border)[0] for x in slices])
+    channels = np.arange(num_channels) % image.shape[-1]
+    return volume._replace(image=np.round(scaled)[..., channels], mask=None)
 
 
 def make_example(trained: Trained, size: tuple[int, int], flip: bool) -> dict[str, np.ndarray]:
     """Return volume [5, H, W, C], and the probability and mask [5, H, W] that jaxseg predicts."""
     volume = example_volume(trained.num_channels, size)
-    probability = predict_volume(predictor(trained, flip), Volume(volume))[..., 0]
-    return {"volume": volume, "probability": probability, "mask": _mask(trained, probability)}
+    probability = predict_volume(predictor(trained, flip), volume)[..., 0]
+    return {"volume": volume.image, "probability": probability, "mask": _mask(trained, probability)}
 
 
 def native_size(prepared: Prepared, patients: Sequence[Patient]) -> tuple[int, int]:

@@ -86,7 +86,7 @@ def write(
     replace_bytes(path, packed.getvalue())
 
 
-def read(path: Path) -> Exported:
+def open_bundle(path: Path) -> Exported:
     """Open a file.
 
     Raises:

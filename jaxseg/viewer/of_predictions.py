@@ -99,7 +99,7 @@ def read_result(path: Path) -> np.ndarray | None:
         return None
     if there[0].suffix == ".dcm":
         return read_segmentation(there[0])
-    (result,) = find_scans(there[0], Dataset(), ("result",))
+    (result,) = find_scans(there[0], Dataset())
     values = result.read().image[..., 0]
     return values / np.float32(_FULL) if values.dtype == np.uint16 else values
 

@@ -1,5 +1,6 @@
 """Command lines: every mistake is one line that says how to mend it, exit code 2, no traceback."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxseg.config import command_line, settings
+from jaxseg.config.recipes import load_recipe
 from jaxseg.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +18,7 @@ from jaxseg.config import command_line
 from jaxseg.config.settings import to_json
 
 def program(argv):
-    config, name = command_line.parse_config(argv, "What it does.")
+    _, config, name = command_line.parse_config(argv, "What it does.")
     print(name, to_json(config))
 
 command_line.run(program)
@@ -77,8 +79,9 @@ def test_folds_have_a_name_beside_the_data_set():
     "arguments, parts",
     [
         ((), ["--config configs/unet.py"]),
-        (("--config",), ["needs the path"]),
-        (("--config", "nowhere.py"), ["nowhere.py: no such file"]),
+        (("--config",), ["--config needs a value"]),
+        (("--config", "nowhere.py"), ["nowhere.py: no such file", "lgg, lgg_cpu, unet"]),
+        (("--config", "unit"), ["unit: no such file", "lgg, lgg_cpu, unet"]),
         ((*UNET, "--config.train.batchsize=4"), ["batchsize", "batch_size"]),
         ((*UNET, "--config.trian.batch_size=4"), ["trian", "did you mean config.train.batch"]),
         ((*UNET, "--config.learning_rate=4"), ["did you mean config.optimizer.learning_rate?"]),
@@ -136,8 +139,8 @@ def test_evaluate_refuses_a_folder_without_a_run(tmp_path):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_the_configs_load_and_survive_json(file):
-    loaded = command_line.load_config(str(file))
-    assert settings.from_dict(command_line.as_config_dict(loaded).to_dict()) == loaded
+    loaded = load_recipe(str(file))
+    assert settings.from_dict(json.loads(settings.to_json(loaded))) == loaded
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ def test_a_run_ends_with_a_line_at_a_record_damaged_meanwhile(program, config, t
     process = program(f"--config.input.num_workers={workers}")
     wait_for_step(tmp_path, 5, process)
     bad = damage(prepared)
-    assert bad in samples.record_indices(prepared.patients[:4])  # those of the training
+    assert bad in samples.all_samples(prepared.patients[:4])  # those of the training
     assert process.wait(TIME_LIMIT_SECONDS) == 1
     (line,) = errors(tmp_path)
     assert line.startswith(f"error: {prepared.file_of(bad)}: cannot be read from the prepared copy")

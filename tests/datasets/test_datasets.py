@@ -288,7 +288,7 @@ assert not {{"jax", "tensorflow"}} & set(sys.modules), "heavy import"
 
 def test_real_scans_are_all_found(lgg_source):
     problems = []
-    patients = lgg.find_slices(list(list_files(lgg_source, lgg.ROOTS).stamps), problems)
+    patients = lgg.find_slices(list(list_files(lgg_source, lgg.ROOTS).stamps), Dataset(), problems)
     assert not problems
     assert len(patients) == 50
     assert sum(map(len, patients.values())) == 1805

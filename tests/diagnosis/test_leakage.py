@@ -60,11 +60,11 @@ def test_summary_counts_patients_on_both_sides_and_averages():
         leakage.copy_nearest(areas(2, 4), range(2), Drawn()),  # none in test
         leakage.copy_nearest(areas(2), range(1), Drawn(0)),  # all in test: Dice 0
     ]
-    found = leakage.summarise(patients)
+    found = leakage.mean_over_draws(patients)
     assert found == {
         "both_sides": 2,
         "beside_train": pytest.approx(3 / 4),
         "dice": pytest.approx((1 + 2 / 3 + 0) / 3),
         "slice_dice": pytest.approx((2 + 2 / 3 + 0) / 4),
     }
-    assert leakage.summarise(patients[2:3])["dice"] is None
+    assert leakage.mean_over_draws(patients[2:3])["dice"] is None

@@ -10,7 +10,8 @@ from fake_data import write_folders
 from test_splits import patient
 
 from jaxseg import doctor
-from jaxseg.config import Config, Dataset, Split, command_line
+from jaxseg.config import Config, Dataset, Split
+from jaxseg.config.recipes import load_recipe
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.samples import training_batches
 from jaxseg.datasets.splits import check_contents, place, split_patients
@@ -31,7 +32,7 @@ def found(tmp_path_factory) -> doctor.Examination:
 def test_the_written_file_gives_the_config_and_trains(found, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(to_python(found.config))
-    config = command_line.load_config(str(file))
+    config = load_recipe(str(file))
     assert config == found.config
     dataset = dataclasses.replace(config.dataset, cache_dir=str(tmp_path / "cache"))
     prepared, mesh = prepare(dataset, config.split), make_mesh(config.mesh)
@@ -56,7 +57,7 @@ def test_hostile_values_survive_the_file(tmp_path):
     )
     file = tmp_path / "c.py"
     file.write_text(to_python(config))
-    assert command_line.load_config(str(file)) == config
+    assert load_recipe(str(file)) == config
 
 
 @pytest.mark.parametrize("accelerator", [False, True])
@@ -75,7 +76,7 @@ def test_the_network_fits_the_images(found, accelerator, size, side, levels):
 
 @pytest.mark.parametrize("accelerator, name", [(False, "lgg_cpu"), (True, "lgg")])
 def test_the_recipe_is_that_of_the_config_file(found, accelerator, name):
-    recipe = command_line.load_config(str(Path(__file__).parents[2] / f"configs/{name}.py"))
+    recipe = load_recipe(str(Path(__file__).parents[2] / f"configs/{name}.py"))
     side = 240 if accelerator else 128
     facts = [
         f._replace(size=(side, side), head_box=np.array([0, 0, side, side])) for f in found.facts

@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 
 from jaxseg.errors import UserError
 from jaxseg.evaluation import comparison
+from jaxseg.machine.files import write_json
 from jaxseg.scoring import comparison_figure, figures, scorecard
 
 NUM_VOXELS = 10  # of the truth; a prediction of the first k has Dice 2 k / (10 + k)
@@ -27,11 +28,11 @@ def write(folder: Path, found, split="test", scans=None, spacing_mm=(), names=No
     names = names or [f"p{i}" for i in range(len(found))]
     scores = [score(p, k, spacing_mm=spacing_mm) for p, k in zip(names, found, strict=True)]
     folder.mkdir(parents=True)
-    summary = scorecard.summarise(scores, 100, spacing_mm=spacing_mm)
+    summary = scorecard.summarise(scores, 100, in_mm=bool(spacing_mm))
     summary["about"] = {"split": split, "source": None, "step": 7}
     summary["scans"] = scans or dict.fromkeys(names, "scan")
-    scorecard.write_json(folder / "scores.json", summary)
-    scorecard.write_patients_csv(folder / "patients.csv", scores)
+    write_json(folder / "scores.json", summary)
+    (folder / "patients.csv").write_text(scorecard.patients_csv(scores))
     return folder
 
 
@@ -92,8 +93,8 @@ def test_the_volume_error_is_over_patients_with_tumour(tmp_path):
         scores = [score("p0", 10), score("empty", found - 4, truth=0)]
         summary = scorecard.summarise(scores, 100)
         summary |= {"about": {"split": "test"}, "scans": {"p0": "x", "empty": "y"}}
-        scorecard.write_json(folder / "scores.json", summary)
-        scorecard.write_patients_csv(folder / "patients.csv", scores)
+        write_json(folder / "scores.json", summary)
+        (folder / "patients.csv").write_text(scorecard.patients_csv(scores))
         folders.append(folder)
     found = compared(*folders)
     assert found["n"] == 2 and found["measures"]["absolute_volume_error"]["n"] == 1
@@ -225,7 +226,7 @@ def test_the_text_says_what_the_interval_allows(pair, tmp_path):
 def test_the_figure_shows_who_is_better(pair, tmp_path):
     found, paths = compared(*pair), [tmp_path / f"{i}.png" for i in range(3)]
     for path, shown in zip(paths, (found, found, compared(*pair[::-1])), strict=True):
-        comparison_figure.dice_of_pairs(shown, "title", path)
+        path.write_bytes(comparison_figure.dice_of_pairs(shown, "title"))
     assert paths[0].read_bytes() == paths[1].read_bytes() != paths[2].read_bytes()
 
     def coloured(path, colour):
@@ -243,7 +244,8 @@ def test_a_figure_of_many_patients_and_of_one(tmp_path):
     rng = np.random.default_rng(0)
     for n in (1, 200):
         a, b = (in_memory({"dice": rng.uniform(size=n)}) for _ in range(2))
-        comparison_figure.dice_of_pairs(comparison.compare(a, b, 10), "t", tmp_path / f"{n}.png")
+        image = comparison_figure.dice_of_pairs(comparison.compare(a, b, 10), "t")
+        (tmp_path / f"{n}.png").write_bytes(image)
         assert cv2.imread(str(tmp_path / f"{n}.png")).shape[1] == 1100
 
 

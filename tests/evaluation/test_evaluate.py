@@ -21,7 +21,9 @@ from jaxseg.evaluation import score
 from jaxseg.machine.files import write_json
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction import inference
+from jaxseg.prediction.inference import Predictor
 from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.prediction.trained import Trained
 from jaxseg.scoring import baselines
 from jaxseg.training.state import best_weights, new_state
 
@@ -48,8 +50,8 @@ def oracle(monkeypatch):
     """Make the loader put the truth into the images, for a 'network' that returns its input."""
     loader = inference.evaluation_batches
 
-    def batches(*args):
-        for batch in loader(*args):
+    def batches(*args, **options):
+        for batch in loader(*args, **options):
             yield batch | {"image": batch["mask"].astype(np.float32)}
 
     monkeypatch.setattr(inference, "evaluation_batches", batches)
@@ -64,7 +66,7 @@ def test_devices_predict_the_next_batch_while_a_patient_is_scored(oracle, config
         asked += 1
         return oracle(*args)
 
-    model = inference.Model(predict, None, 1.0, config, make_mesh())
+    model = Predictor(predict, None, None, (1.0,), config, make_mesh(), 8)
     slices, num_slices = 0, sum(p.num_slices for p in prepared.patients)
     for case in inference.predict_patients(model, prepared, prepared.patients):
         slices += case.patient.num_slices
@@ -73,9 +75,10 @@ def test_devices_predict_the_next_batch_while_a_patient_is_scored(oracle, config
 
 
 def oracle_scores(oracle, config, prepared):
-    model = inference.Model(oracle, None, 1.0, config, make_mesh())
+    model = Predictor(oracle, None, None, (1.0,), config, make_mesh(), 8)
     cases = inference.predict_patients(model, prepared, prepared.patients)
-    return score.score_cases(cases, config, OperatingPoint(), BASELINE)
+    ours, trivial = score.score_cases(cases, ["tumour"], [OperatingPoint()], [BASELINE])
+    return [s for (s,) in ours], [s for (s,) in trivial]
 
 
 def test_the_truth_predicted_on_the_native_grid_scores_one(oracle, config, prepared):
@@ -98,12 +101,14 @@ def test_a_volume_is_predicted_like_the_patient_of_the_data_set(config, prepared
     """Also one with more slices than a batch: padded, one program, in order."""
     config = with_size(config, 64)
     mesh = make_mesh()
-    model = inference.make_model(config, best_weights(new_state(config, 3, mesh)), 1.5, mesh=mesh)
+    model = inference.make_predictor(
+        config, best_weights(new_state(config, 3, mesh)), (1.5,), mesh=mesh
+    )
     cases = inference.predict_patients(model, prepared, prepared.patients[:2])
     for patient, case in zip(prepared.patients, cases, strict=False):
-        records = inference.read_patient(prepared, patient)
-        assert len(records) % 8 and len(records) > 8
-        predicted = inference.predict_volume(model, records)
+        volume = prepared.volume(patient)
+        assert len(volume.image) % 8 and len(volume.image) > 8
+        predicted = inference.predict_volume(model, volume)
         assert predicted.dtype == np.float32 and predicted.std() > 1e-3
         np.testing.assert_allclose(predicted, case.probability, atol=1e-6)
     assert model.predict._cache_size() == 1
@@ -133,14 +138,14 @@ def test_the_files_and_their_keys(config, prepared, tmp_path):
         shape = (*image.shape[:3], 1)
         return jnp.broadcast_to(left[None, None, :, None], shape).astype(jnp.float32)
 
-    model, point = inference.Model(left_half, None, 1.0, config, make_mesh()), OperatingPoint()
+    model = Predictor(left_half, None, None, (1.0,), config, make_mesh(), 8)
+    run = Trained(tmp_path, config, 3, ("tumour",), 1, None, (OperatingPoint(),))
     output, patients = tmp_path / "out", prepared.patients[:3]
-    part = score.Part(tmp_path, model, point, patients)
-    returned = score.evaluate(config, [part], prepared, output, "title", {})
+    returned = score.evaluate([score.Part(run, model, patients)], prepared, output, "title", {})
     scores = json.loads((output / "scores.json").read_text())
     assert scores == returned
     assert scores["about"] == {} and set(scores["scans"]) == {p.id for p in patients}
-    assert scores["operating_point"] == point._asdict() | {"tuned": False}
+    assert scores["operating_point"] == OperatingPoint()._asdict() | {"tuned": False}
     assert set(scores) >= {"patients", "slices", "pooled", "baselines"}
     for name in ("dice", "iou", "sensitivity", "precision", "hd95"):
         assert set(scores["patients"][name]) == {"mean", "median", "ci95"}

@@ -19,7 +19,7 @@ from jaxseg.errors import UserError
 from jaxseg.evaluation import folds, of_runs, score, threshold_baseline
 from jaxseg.machine.files import read_json
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction import operating
+from jaxseg.prediction import operating, trained
 from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint
 from jaxseg.runs import checkpoint, workdir
@@ -37,7 +37,7 @@ def fold_config(cache: Path, fold: int, **changes):
 def claimed(run: Path, config) -> Path:
     prepared = prepare(config.dataset)
     splits = split_patients(prepared.patients, config.split)
-    workdir.claim(run, config, prepared.num_channels, splits)
+    workdir.claim(run, config, prepared, splits)
     return run
 
 
@@ -54,14 +54,15 @@ def runs(cache, tmp_path_factory):
         config = fold_config(cache, fold)
         run, prepared = claimed(folder / f"fold{fold}", config), prepare(config.dataset)
         train = split_patients(prepared.patients, config.split)["train"]
-        threshold_baseline.find(run, prepared, train)
+        threshold_baseline.find_baselines(run, prepared, train)
         state = new_state(dataclasses.replace(config, seed=fold), 3, make_mesh())
         with checkpoint.open_checkpoints(run) as checkpoints:
             checkpoint.save(checkpoints, 1, state, monitor=0.5)
-        operating.write(run, OperatingPoint(threshold=0.4 + 0.1 * fold), {})
+        point = OperatingPoint(threshold=0.4 + 0.1 * fold)
+        operating.write(run, ["tumour"], [{"point": point._asdict()}])
         workdir.mark_finished(run, 1)
         with pytest.MonkeyPatch.context() as patch:  # figures take seconds
-            patch.setattr(score, "write_figures", lambda *_: {})
+            patch.setattr(score, "draw_figures", lambda *_: {})
             of_runs.score_run(run, "test", None, None)
     return sorted(folder.iterdir())
 
@@ -97,10 +98,11 @@ def test_the_pooled_scorecard_is_that_of_all_patients_together(cache, runs, pool
     for run in runs:
         config = workdir.load_config(run)
         patients = split_patients(prepared.patients, config.split)["test"]
-        _, part = of_runs.load_part(run, config, prepared.num_channels, patients)
-        cases = predict_patients(part.model, prepared, patients)
-        baseline = threshold_baseline.read(run)
-        together += score.score_cases(cases, config, part.point, baseline)[0]
+        loaded = trained.load(run)
+        cases = predict_patients(trained.predictor(loaded), prepared, patients)
+        found = threshold_baseline.read_baselines(run, loaded.regions)
+        scores_here, _ = score.score_cases(cases, loaded.regions, loaded.points, found)
+        together += [s for (s,) in scores_here]
     expected = scorecard.summarise(together, config.evaluation.bootstrap_samples)
     found = scores(pooled)
     for part in ("patients", "slices", "pooled"):
@@ -164,29 +166,29 @@ def test_where_to_write_must_be_said(tmp_path):
 
 def test_what_is_not_the_folds_of_one_recipe(cache, tmp_path):
     first, second = (claimed(tmp_path / f"{i}", fold_config(cache, i)) for i in (0, 1))
-    assert [f.config.split.fold for f in folds.read([second, first])] == [0, 1]
+    assert [f.config.split.fold for f in folds.read_folds([second, first])] == [0, 1]
 
     again = claimed(tmp_path / "again", fold_config(cache, 1))
     with pytest.raises(UserError, match=r"/1 and .*/again have the same test patients \(\d"):
-        folds.read([first, second, again])
+        folds.read_folds([first, second, again])
 
     other = claimed(tmp_path / "seed", fold_config(cache, 1, seed=7))
     with pytest.raises(UserError, match="config.seed is 0 in .*/0 and 7 in .*/seed"):
-        folds.read([first, other])
+        folds.read_folds([first, other])
 
     single = claimed(tmp_path / "single", tiny_config(cache))
     with pytest.raises(UserError, match="single: not trained on one of several folds; train each"):
-        folds.read([first, single])
+        folds.read_folds([first, single])
 
     with pytest.raises(UserError, match="no run here"):
-        folds.read([first, tmp_path / "nowhere"])
+        folds.read_folds([first, tmp_path / "nowhere"])
 
     path = second / "data.json"
     data = json.loads(path.read_text())
     data["digests"]["train"][0][0] = "another image"
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match=f"differ in .*: 1 .*{data['patients']['train'][0]}$"):
-        folds.read([first, second])
+        folds.read_folds([first, second])
 
 
 def test_settings_of_the_machine_may_differ_and_the_scans_may_not_change(cache, tmp_path):
@@ -196,8 +198,8 @@ def test_settings_of_the_machine_may_differ_and_the_scans_may_not_change(cache, 
         claimed(tmp_path / "0", fold_config(cache, 0)),
         claimed(tmp_path / "1", dataclasses.replace(config, evaluation=quick)),
     ]
-    made, patients = folds.read(runs), prepare(config.dataset).patients
+    made, patients = folds.read_folds(runs), prepare(config.dataset).patients
     folds.check_unchanged(made, patients)
-    assert sum("has not finished" in note for note in folds.describe(made)) == 2
+    assert sum("has not finished" in note for note in folds.sentences(made)) == 2
     with pytest.raises(UserError, match="the scans as they are now differ .*: 1 patients"):
         folds.check_unchanged(made, patients[1:])

@@ -18,8 +18,10 @@ from jaxseg.datasets.splits import split_patients
 from jaxseg.evaluation import tuning
 from jaxseg.machine import distributed
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction import inference, operating
+from jaxseg.prediction import inference, operating, trained
+from jaxseg.prediction.inference import Predictor
 from jaxseg.prediction.operating import OperatingPoint, segment
+from jaxseg.prediction.trained import Trained
 
 RING, CORE, NOTHING = 1.0, 2.5, -6.0  # logits
 
@@ -41,8 +43,8 @@ def network(monkeypatch, config):
     """A network sure of the tumour, less so of a ring around it, and of a speck in a corner."""
     loader = inference.evaluation_batches
 
-    def batches(*args):
-        for batch in loader(*args):
+    def batches(*args, **options):
+        for batch in loader(*args, **options):
             core = batch["mask"] > 0
             near = core.copy()
             for axis in (1, 2):
@@ -54,15 +56,23 @@ def network(monkeypatch, config):
     monkeypatch.setattr(inference, "evaluation_batches", batches)
     monkeypatch.setattr(tuning, "evaluation_batches", batches)
 
-    def predict(weights, image, temperature):
-        return 1 / (1 + jnp.exp(-image / temperature))
+    def predict(weights, image, temperatures):
+        return 1 / (1 + jnp.exp(-image / temperatures[0]))
 
-    return inference.Model(predict, None, 1.0, config, make_mesh())
+    logits = lambda weights, image: image  # noqa: E731
+    return Predictor(predict, logits, None, (1.0,), config, make_mesh(), 8)
+
+
+def tune(network, prepared) -> tuple[OperatingPoint, dict]:
+    """Return the operating point of all patients, and how it was chosen."""
+    run = Trained(None, network.config, 3, ("tumour",), 1, None, (OperatingPoint(),))
+    (how,) = tuning.tune(run, network, prepared, prepared.patients)
+    return OperatingPoint(**how["point"]), how
 
 
 def test_the_point_that_makes_the_masks_right_is_found(network, prepared, tmp_path):
     """The ring is shut out by the threshold, the speck (one voxel a slice) by its size."""
-    point, how = tuning.tune(network, prepared, prepared.patients)
+    point, how = tune(network, prepared)
     t = point.temperature
     assert expit(RING / t) < point.threshold <= expit(CORE / t)
     slices = max(p.num_slices for p in prepared.patients)
@@ -74,17 +84,17 @@ def test_the_point_that_makes_the_masks_right_is_found(network, prepared, tmp_pa
     before, after = (how["calibration"][name] for name in ("before", "after"))
     name = "expected_calibration_error"
     assert t != 1 and after[name] < before[name]
-    calibrated = network._replace(temperature=t)
+    calibrated = network._replace(temperatures=(t,))
     (case,) = inference.predict_patients(calibrated, prepared, prepared.patients[:1])
     assert (segment(case.probability[..., 0], point) == case.truth[..., 0]).all()
-    operating.write(tmp_path, point, how)
-    assert operating.read(tmp_path, network.config) == point
+    operating.write(tmp_path, ["tumour"], [how])
+    assert operating.read(tmp_path, network.config, ["tumour"]) == (point,)
 
 
-def test_in_mm3_where_the_spacing_is_known(network, prepared):
+def test_in_mm3_where_the_spacing_is_known(network):
     dataset = dataclasses.replace(network.config.dataset, spacing_mm=(5.0, 2.0, 2.0))
-    known = network._replace(config=dataclasses.replace(network.config, dataset=dataset))
-    point, _ = tuning.tune(known, prepared, prepared.patients)
+    prepared = prepare(dataset)
+    point, _ = tune(network, prepared)
     slices = max(p.num_slices for p in prepared.patients)
     assert point.unit == "mm3"
     assert point.min_lesion == next(s for s in tuning.MIN_LESIONS if s > 20 * slices)
@@ -156,13 +166,13 @@ def tiny(tmp_path_factory):
 
 def test_killed_before_tuning_it_tunes_at_the_next_start(tiny, tmp_path, monkeypatch):
     points = []  # that the test patients are scored with
-    monkeypatch.setattr(train, "evaluate", lambda *args: points.append(args[1][0].point))
+    monkeypatch.setattr(train, "evaluate", lambda *args: points.extend(args[0][0].trained.points))
 
     def run_to_the_end():
         with contextlib.ExitStack() as stack:
             train.train_and_test(tiny, tmp_path, stack)
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -175,12 +185,22 @@ def test_killed_before_tuning_it_tunes_at_the_next_start(tiny, tmp_path, monkeyp
     assert found["patients"] == list(tiny.split.validation)
     assert [p._asdict() for p in points] == [found["point"]]
     assert found["point"]["temperature"] != 1
-    assert inference.load_model(tmp_path).temperature == found["point"]["temperature"]
+    assert trained.load(tmp_path).points[0].temperature == found["point"]["temperature"]
 
 
-def brightness(weights, image, temperature):
+def bright_logits(weights, image):
     """A network that takes what is bright for tumour."""
-    return 1 / (1 + jnp.exp(-image[..., :1] / temperature))
+    return image[..., :1]
+
+
+def brightness(weights, image, temperatures):
+    return 1 / (1 + jnp.exp(-image[..., :1] / temperatures[0]))
+
+
+def bright(config, run, step=1) -> tuple[Trained, Predictor]:
+    """Return a run of that network, and what predicts with it."""
+    found = Trained(run, config, 3, ("tumour",), step, None, (OperatingPoint(),))
+    return found, Predictor(brightness, bright_logits, None, (1.0,), config, make_mesh(), 8)
 
 
 @pytest.fixture
@@ -199,24 +219,21 @@ def test_no_other_patient_is_read_for_tuning(tiny, validation, tmp_path, monkeyp
         return original(self, index)
 
     monkeypatch.setattr(prepared_module._Records, "__getitem__", watched)
-    model = inference.Model(brightness, None, 1.0, tiny, make_mesh())
-    tuning.tuned_point(tmp_path, model, *validation, step=1)
+    tuning.tuned(*bright(tiny, tmp_path), *validation)
     assert read == allowed
 
 
 def test_a_point_is_kept_unless_the_weights_are_others(tiny, validation, tmp_path):
-    model = inference.Model(brightness, None, 1.0, tiny, make_mesh())
-    first = tuning.tuned_point(tmp_path, model, *validation, step=1)
+    (first,) = tuning.tuned(*bright(tiny, tmp_path), *validation).points
     kept = OperatingPoint(threshold=0.9)
-    operating.write(tmp_path, kept, {"step": 1})
-    assert tuning.tuned_point(tmp_path, model, *validation, step=1) == kept
-    assert tuning.tuned_point(tmp_path, model, *validation, step=2) == first != kept
+    operating.write(tmp_path, ["tumour"], [{"point": kept._asdict()}], step=1)
+    assert tuning.tuned(*bright(tiny, tmp_path), *validation).points == (kept,)
+    assert tuning.tuned(*bright(tiny, tmp_path, step=2), *validation).points == (first,) != (kept,)
 
 
 def test_without_tuning_the_threshold_of_the_config_stands(tiny, validation, tmp_path):
     evaluation = dataclasses.replace(tiny.evaluation, tune=False, threshold=0.4)
     config = dataclasses.replace(tiny, evaluation=evaluation)
-    model = inference.Model(brightness, None, 1.0, config, make_mesh())
-    point = tuning.tuned_point(tmp_path, model, *validation, step=1)
+    (point,) = tuning.tuned(*bright(config, tmp_path), *validation).points
     assert point == OperatingPoint(threshold=0.4)
     assert not (tmp_path / "operating_point.json").exists()

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc
 # More than 2 GiB, the largest threshold that glibc takes: a batch of 16 at 256x256 needs 3.5.
 PROGRAM = """
 import resource
-import jaxseg
+from jaxseg.machine.cpu import set_up_cpu
+set_up_cpu()
 import numpy as np
 
 def fill():

@@ -253,7 +253,7 @@ def test_an_exported_program_holds_none_of_them(monkeypatch):
     assert b"jaxseg_convolve" not in program
 
 
-PROGRAM = "from jaxseg import native; print(native.problem())"
+PROGRAM = "from jaxseg.models import native; print(native.problem())"
 
 
 def run_program(program=PROGRAM, **environment):

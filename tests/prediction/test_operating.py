@@ -8,7 +8,7 @@ from fake_config import tiny_config
 
 from jaxseg.errors import UserError
 from jaxseg.prediction import operating
-from jaxseg.prediction.operating import OperatingPoint, segment
+from jaxseg.prediction.operating import OperatingPoint, segment, segment_regions
 
 
 @pytest.fixture
@@ -52,10 +52,11 @@ def test_the_threshold_belongs_to_the_tumour(volume):
 
 def test_written_and_read_and_the_configs_threshold_without(tmp_path):
     config = tiny_config(tmp_path)
-    assert operating.read(tmp_path, config) == OperatingPoint(0.5, 0.0, "voxels", 1.0)
+    one = ["tumour"]
+    assert operating.read(tmp_path, config, one) == (OperatingPoint(0.5, 0.0, "voxels", 1.0),)
     point = OperatingPoint(0.35, 50.0, "mm3", 1.234)
-    operating.write(tmp_path, point, {"step": 7})
-    assert operating.read(tmp_path, config) == point
+    operating.write(tmp_path, one, [{"point": point._asdict()}], step=7)
+    assert operating.read(tmp_path, config, one) == (point,)
     assert json.loads((tmp_path / "operating_point.json").read_text())["step"] == 7
 
 
@@ -76,4 +77,13 @@ def test_written_and_read_and_the_configs_threshold_without(tmp_path):
 def test_a_damaged_file_is_one_line(tmp_path, text, message):
     (tmp_path / "operating_point.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        operating.read(tmp_path, tiny_config(tmp_path))
+        operating.read(tmp_path, tiny_config(tmp_path), ["tumour"])
+
+
+def test_each_region_has_its_own_point(tmp_path):
+    names, points = ["whole", "core"], (OperatingPoint(0.35), OperatingPoint(0.6, 20.0))
+    operating.write(tmp_path, names, [{"point": p._asdict()} for p in points])
+    assert operating.read(tmp_path, tiny_config(tmp_path), names) == points
+    assert operating.read(tmp_path, tiny_config(tmp_path), names[::-1]) == points[::-1]
+    probability = np.full((1, 8, 8, 2), 0.5, np.float32)
+    assert segment_regions(probability, points).sum((0, 1, 2)).tolist() == [64, 0]

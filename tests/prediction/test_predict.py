@@ -23,7 +23,8 @@ from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import UserError
 from jaxseg.machine.files import read_json, write_json
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction import inference, operating
+from jaxseg.prediction import inference, operating, trained
+from jaxseg.prediction.ensemble import read_ensemble
 from jaxseg.prediction.operating import OperatingPoint
 from jaxseg.prediction.predictions import measure
 from jaxseg.runs import checkpoint, workdir
@@ -38,11 +39,11 @@ POINT = OperatingPoint(threshold=0.5, min_lesion=12, temperature=1.5)
 def make_run(folder, config, prepared, point=POINT):
     """Make what a training leaves behind, with random weights."""
     splits = split_patients(prepared.patients, config.split)
-    workdir.claim(folder, config, prepared.num_channels, splits)
+    workdir.claim(folder, config, prepared, splits)
     state = new_state(config, prepared.num_channels, make_mesh())
     with checkpoint.open_checkpoints(folder) as checkpoints:
         checkpoint.save(checkpoints, 1, state, 0.5)
-    operating.write(folder, point, {})
+    operating.write(folder, ["tumour"], [{"point": point._asdict()}])
     return folder
 
 
@@ -82,7 +83,7 @@ def run(config, prepared, tmp_path_factory):
 @pytest.fixture
 def program(monkeypatch):
     """The program's main, in this process; its flags are undone each time."""
-    monkeypatch.setattr(predict, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(predict, "start_computing", lambda: None)
 
     def main(*argv):
         try:
@@ -109,7 +110,7 @@ def test_the_masks_are_those_of_evaluation(program, run, scans, prepared, tmp_pa
     assert "predicted 3 patients" in capsys.readouterr().out
     rows = {row["patient"]: row for row in read_table(tmp_path / "out")}
     assert list(rows) == ["p0", "p1", "p2"]
-    model = inference.load_model(run)
+    model = trained.predictor(trained.load(run))
     for case in inference.predict_patients(model, prepared, prepared.patients):
         folder, row = tmp_path / "out" / case.patient.id, rows[case.patient.id]
         expected = operating.segment(case.probability[..., 0], POINT)
@@ -172,10 +173,10 @@ def test_a_full_disk_leaves_whole_patients_and_nothing_else(
 ):
     draw = contours.prediction_contours
 
-    def full(path, title, *rest):
+    def full(title, *rest):
         if title.startswith("p1"):
             raise OSError(errno.ENOSPC, "No space left on device")
-        draw(path, title, *rest)
+        return draw(title, *rest)
 
     monkeypatch.setattr(contours, "prediction_contours", full)
     with pytest.raises(OSError, match="No space left"):
@@ -195,7 +196,7 @@ def test_several_runs_are_an_ensemble(program, run, config, prepared, scans, tmp
     cases = [
         next(
             inference.predict_patients(
-                inference.load_model(r, True), prepared, prepared.patients[1:]
+                trained.predictor(trained.load(r), True), prepared, prepared.patients[1:]
             )
         )
         for r in (run, second)
@@ -209,11 +210,11 @@ def test_several_runs_are_an_ensemble(program, run, config, prepared, scans, tmp
     data = read_json(second / "data.json")
     write_json(second / "data.json", {**data, "num_channels": 2})
     with pytest.raises(UserError, match=r"second: takes the channels channel_1, channel_2, but .*"):
-        predict.read_ensemble([run, second])
+        read_ensemble([run, second])
     write_json(second / "data.json", data)
-    operating.write(second, point._replace(unit="mm3"), {})
+    operating.write(second, ["tumour"], [{"point": point._replace(unit="mm3")._asdict()}])
     with pytest.raises(UserError, match="second: its smallest lesion is in mm3, that of .* voxels"):
-        predict.read_ensemble([run, second])
+        read_ensemble([run, second])
 
 
 @pytest.mark.parametrize("tile", [False, True])

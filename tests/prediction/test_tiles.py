@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 
 from jaxseg.config import Config, Evaluation, Input, Model
-from jaxseg.config import Model as Loaded
-from jaxseg.imaging.intensity import normalise
+from jaxseg.imaging.intensity import normalise, volume_statistics
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction.inference import make_records
+from jaxseg.prediction.inference import Predictor
 from jaxseg.prediction.windows import predict_tiles
+from jaxseg.scans.volume import Volume
 
 TILE = (8, 12)
 
 
-def model(predict) -> Loaded:
+def model(predict) -> Predictor:
     config = Config(
         input=Input(image_size=TILE),
         model=Model(widths=(2, 4)),
         evaluation=Evaluation(batch_size=8),
     )
     compiled = jax.jit(lambda weights, image, temperature: predict(image))
-    return Loaded(compiled, None, 1.0, config, make_mesh())
+    return Predictor(compiled, None, None, (1.0,), config, make_mesh(), 8)
 
 
 def volume(shape, seed=0):
@@ -34,9 +34,9 @@ def volume(shape, seed=0):
 @pytest.mark.parametrize("size", [(8, 12), (5, 7), (5, 30), (21, 12), (19, 41)])
 def test_a_network_that_returns_its_input_gives_back_the_slices(size):
     image = volume((3, *size))
-    records = make_records(image)
-    predicted = predict_tiles(model(lambda x: x[..., :1]), records)
-    expected = np.stack([normalise(x, records[0]["stats"])[..., :1] for x in image])
+    predicted = predict_tiles(model(lambda x: x[..., :1]), Volume(image))
+    stats = volume_statistics(image)
+    expected = np.stack([normalise(x, stats)[..., :1] for x in image])
     np.testing.assert_allclose(predicted, expected, atol=1e-5)
 
 
@@ -44,7 +44,7 @@ def test_a_pixel_is_the_mean_of_its_tiles_by_the_gaussian():
     # Columns 0 to 17: tiles of 12 begin at 0 and 6. Each returns the column within the tile.
     ramp = jnp.arange(12, dtype=jnp.float32)[:, None]
     predicted = predict_tiles(
-        model(lambda x: jnp.broadcast_to(ramp, (*x.shape[:3], 1))), make_records(volume((1, 8, 18)))
+        model(lambda x: jnp.broadcast_to(ramp, (*x.shape[:3], 1))), Volume(volume((1, 8, 18)))
     )
     weight = np.exp(-0.5 * ((np.arange(12) - 5.5) / 1.5) ** 2)
     for column in range(18):
@@ -56,7 +56,7 @@ def test_a_pixel_is_the_mean_of_its_tiles_by_the_gaussian():
 def test_one_program_serves_volumes_of_all_sizes():
     identity = model(lambda x: x[..., :1])
     for size in ((8, 12), (30, 17)):
-        predict_tiles(identity, make_records(volume((5, *size))))
+        predict_tiles(identity, Volume(volume((5, *size))))
     assert identity.predict._cache_size() == 1
 
 
@@ -66,5 +66,5 @@ def test_the_head_is_not_cut_out():
     cropped = model(lambda x: x[..., :1])
     section = dataclasses.replace(cropped.config.input, crop_to_head=True)
     cropped = cropped._replace(config=dataclasses.replace(cropped.config, input=section))
-    whole = predict_tiles(model(lambda x: x[..., :1]), make_records(image))
-    np.testing.assert_array_equal(predict_tiles(cropped, make_records(image)), whole)
+    whole = predict_tiles(model(lambda x: x[..., :1]), Volume(image))
+    np.testing.assert_array_equal(predict_tiles(cropped, Volume(image)), whole)

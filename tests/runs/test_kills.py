@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_train import CONFIG_FILE, assert_same_state, lasting, latest
 
-from jaxseg.config import command_line
+from jaxseg.config.recipes import load_recipe
 from jaxseg.runs import workdir
 
 NUM_STEPS, EVERY = 300, 5
@@ -106,7 +106,7 @@ def test_a_run_killed_twenty_times_equals_the_one_left_alone(start):
     assert process.returncode == 0, told
     print(f"{hits} of {NUM_KILLS} kills hit a save; the starts continued at {starts}")
 
-    config = command_line.load_config(str(start.folder / "tiny.py"))
+    config = load_recipe(str(start.folder / "tiny.py"))
     assert_same_state(latest(config, whole), latest(config, parts))
     assert int(latest(config, parts).step) == NUM_STEPS
     records = [workdir.read_metrics(run) for run in (whole, parts)]

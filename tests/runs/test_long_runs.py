@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 from fake_config import tiny_config
+from fake_run import NOTHING
 from test_train import (
     CONFIG_FILE,
     assert_same_state,
@@ -23,8 +24,8 @@ from test_train import (
 )
 
 from jaxseg.config import Config
-from jaxseg.machine.compile_cache import keep_compiled_programs
 from jaxseg.machine.signals import REASONS
+from jaxseg.machine.start import keep_compiled_programs
 from jaxseg.runs import checkpoint, loop, workdir
 
 
@@ -65,12 +66,12 @@ def test_a_run_in_many_time_limits_equals_the_whole(config, tmp_path):
     ids=str,
 )
 def test_a_started_run_may_change_how_it_goes(config, tmp_path, change):
-    workdir.claim(tmp_path, config, 3, {})
+    workdir.claim(tmp_path, config, NOTHING, {})
     for name, value in change.items():
         if isinstance(value, dict):
             value = dataclasses.replace(getattr(config, name), **value)
         config = dataclasses.replace(config, **{name: value})
-    workdir.claim(tmp_path, config, 3, {})
+    workdir.claim(tmp_path, config, NOTHING, {})
     assert workdir.load_config(tmp_path) == config
 
 

@@ -21,7 +21,7 @@ from fake_config import tiny_config
 from jaxseg.config import Dataset
 from jaxseg.datasets.prepare import prepare
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction.inference import make_model, predict_patients
+from jaxseg.prediction.inference import make_predictor, predict_patients
 from jaxseg.prediction.operating import OperatingPoint
 from jaxseg.runs import workdir
 from jaxseg.scoring.baselines import ThresholdBaseline
@@ -123,12 +123,14 @@ def test_a_leak_of_the_batches_is_seen(tmp_path):
 def peak_bytes(chosen, config, prepared, hoard: bool) -> int:
     """Peak of Python's and numpy's memory while patients are predicted and scored."""
     weights = best_weights(new_state(config, prepared.num_channels, make_mesh()))
-    model = make_model(config, weights)
+    model = make_predictor(config, weights)
     baseline = ThresholdBaseline(1, 1.0, 0.0)
 
     def score(patients):
         cases = predict_patients(model, prepared, patients)
-        score.score_cases(list(cases) if hoard else cases, config, OperatingPoint(), baseline)
+        score.score_cases(
+            list(cases) if hoard else cases, ["tumour"], [OperatingPoint()], [baseline]
+        )
 
     score(chosen[:1])  # compiles
     gc.collect()

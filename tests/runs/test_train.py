@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from fake_config import tiny_config
 
-from jaxseg.config import Config, EarlyStop, command_line
+from jaxseg.config import Config, EarlyStop
+from jaxseg.config.recipes import load_recipe
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import TrainingFailed, UserError
@@ -36,7 +37,7 @@ def with_train(config: Config, **changes) -> Config:
 def run_training(config: Config, run: Path) -> str:
     prepared = prepare(config.dataset)
     splits = split_patients(prepared.patients, config.split)
-    workdir.claim(run, config, prepared.num_channels, splits)
+    workdir.claim(run, config, prepared, splits)
     return loop.train(config, run, prepared, splits)
 
 
@@ -257,7 +258,7 @@ def test_killed_interrupted_and_whole_runs_end_the_same(program, cache, tmp_path
     text, _ = final.communicate(timeout=240)
     assert final.returncode == 0, text
 
-    config = command_line.load_config(str(tmp_path / "tiny.py"))
+    config = load_recipe(str(tmp_path / "tiny.py"))
     assert_same_state(latest(config, tmp_path / "whole"), latest(config, parts))
     records = [lasting(workdir.read_metrics(r)) for r in (tmp_path / "whole", parts)]
     assert records[0] == records[1]

@@ -3,19 +3,23 @@
 import numpy as np
 import pytest
 
-from jaxseg.diagnosis.facts import best_threshold
 from jaxseg.errors import UserError
 from jaxseg.scoring.baselines import (
     LOWEST,
     NUM_BINS,
     STEPS_PER_UNIT,
     apply,
+    choose,
     dice_per_threshold,
     look_up,
 )
 from jaxseg.scoring.scorecard import score_patient
 
 THRESHOLDS = LOWEST + np.arange(NUM_BINS) / STEPS_PER_UNIT
+
+
+def best_threshold(patients):
+    return choose(dice_per_threshold(*pair) for pair in patients)
 
 
 def _patients(num_patients=3, seed=0):

@@ -56,15 +56,14 @@ def _draw_contours(path, prediction_shift, image=None):
     brain, truth = _brain()
     prediction = np.roll(truth, prediction_shift, axis=1)
     score = score_patient("TCGA_1", prediction, truth)
-    contours.patient_contours(
-        path, "TCGA_1", brain if image is None else image, truth, prediction, score
-    )
+    shown = brain if image is None else image
+    path.write_bytes(contours.patient_contours("TCGA_1", shown, truth, prediction, score))
 
 
 def test_learning_curves_are_drawn_the_same_for_the_same_data_only(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, best in zip(paths, (400, 400, 500), strict=True):
-        figures.learning_curves(_records(best_step=best), path)
+        path.write_bytes(figures.learning_curves(_records(best_step=best)))
     assert paths[0].read_bytes() == paths[1].read_bytes() != paths[2].read_bytes()
     assert _pixels(paths[0]).shape == (770, 1100, 3)
     assert _num_coloured(paths[0], figures.BLUE) > 200
@@ -104,8 +103,8 @@ def test_a_repeated_step_counts_once_and_what_is_not_finite_is_left_out():
 
 
 def test_curves_of_a_run_without_evaluations_or_records(tmp_path):
-    figures.learning_curves([], tmp_path / "none.png")
-    figures.learning_curves([{"step": 5, "train_loss": 1.0}], tmp_path / "one.png")
+    (tmp_path / "none.png").write_bytes(figures.learning_curves([]))
+    figures.learning_curves([{"step": 5, "train_loss": 1.0}])
     assert _num_coloured(tmp_path / "none.png", figures.GREEN) == 0
     assert (tmp_path / "none.png").read_bytes() != (tmp_path / "one.png").read_bytes()
 
@@ -114,7 +113,7 @@ def test_dice_per_patient(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, count in zip(paths, (4, 4, 5), strict=True):
         scores = [s._replace(patient=f"$x_{{{s.patient}$") for s in _scores(count)]
-        figures.dice_per_patient(scores, summarise(scores, 100), path)
+        path.write_bytes(figures.dice_per_patient(scores, summarise(scores, 100)))
     assert paths[0].read_bytes() == paths[1].read_bytes() != paths[2].read_bytes()
     assert _pixels(paths[0]).shape[1] == 1100
     for colour in (figures.BLUE, figures.ORANGE, figures.GREEN):  # dots, mean, median
@@ -124,7 +123,8 @@ def test_dice_per_patient(tmp_path):
 def test_mean_and_median_are_marked_where_they_are(tmp_path):
     def columns(mean, median):
         dice = {"mean": mean, "median": median, "ci95": [None, None]}
-        figures.dice_per_patient(_scores(), {"patients": {"dice": dice}}, tmp_path / "a.png")
+        image = figures.dice_per_patient(_scores(), {"patients": {"dice": dice}})
+        (tmp_path / "a.png").write_bytes(image)
         pixels = _pixels(tmp_path / "a.png")
         colours = [np.round(255 * np.array(to_rgb(c))) for c in (figures.ORANGE, figures.GREEN)]
         return [(pixels == c).all(-1).sum(0).argmax() for c in colours]
@@ -138,7 +138,7 @@ def test_mean_and_median_are_marked_where_they_are(tmp_path):
 @pytest.mark.parametrize("num_patients", [1, 60])
 def test_dice_of_one_and_of_many_patients(tmp_path, num_patients):
     scores = _scores(num_patients)
-    figures.dice_per_patient(scores, summarise(scores, 100), tmp_path / "dice.png")
+    figures.dice_per_patient(scores, summarise(scores, 100))
     shape = _pixels(tmp_path / "dice.png").shape
     assert shape == ({1: 440, 60: 660}[num_patients], 1100, 3)
 
@@ -157,7 +157,8 @@ def test_a_missed_tumour_has_a_truth_and_no_prediction(tmp_path):
     image, truth = _brain()
     nothing = truth & False
     score = score_patient("p", nothing, truth)
-    contours.patient_contours(tmp_path / "a.png", "p", image, truth, nothing, score)
+    drawn = contours.patient_contours("p", image, truth, nothing, score)
+    (tmp_path / "a.png").write_bytes(drawn)
     assert _num_coloured(tmp_path / "a.png", contours.TRUTH) > 1500
     assert _num_coloured(tmp_path / "a.png", contours.PREDICTION) < 400  # the legend's line only
 
@@ -166,7 +167,8 @@ def test_contours_of_an_empty_patient_a_constant_image_and_an_odd_name(tmp_path)
     empty = np.zeros((1, 16, 16), bool)
     score = score_patient("$x_{1$", empty, empty)
     image = np.zeros(empty.shape, np.float32)
-    contours.patient_contours(tmp_path / "a.png", "$x_{1$", image, empty, empty, score)
+    drawn = contours.patient_contours("$x_{1$", image, empty, empty, score)
+    (tmp_path / "a.png").write_bytes(drawn)
     assert _num_coloured(tmp_path / "a.png", contours.TRUTH) < 400
 
 

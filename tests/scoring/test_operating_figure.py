@@ -25,13 +25,13 @@ TUNED = {
 
 
 @pytest.fixture
-def drawn(monkeypatch, tmp_path):
+def drawn(monkeypatch):
     """Draw and return the three panels."""
 
     def draw(tuned):
         kept = []
-        monkeypatch.setattr(operating_figure, "save", lambda figure, path: kept.append(figure))
-        operating_figure.draw(tuned, tmp_path / "figure.png")
+        monkeypatch.setattr(operating_figure, "png", kept.append)
+        operating_figure.draw(tuned)
         return kept[0].axes
 
     return draw
@@ -71,7 +71,7 @@ def test_where_nothing_is_gained_one_point_is_marked_and_a_flat_curve_is_flat(dr
 def test_the_same_bytes_for_the_same_data(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(2)]
     for path in paths:
-        operating_figure.draw(TUNED, path)
+        path.write_bytes(operating_figure.draw(TUNED))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -85,7 +85,7 @@ def test_in_words():
     found = scoretext.operating_label({"operating_point": untuned | {"tuned": False}})
     assert found == "Operating point: probability >= 0.4, of the config."
     assert scoretext.operating_label({}) == ""
-    assert scoretext.tuning_result(TUNED) == (
+    assert scoretext.tuning_result(TUNED, 3) == (
         "Operating point chosen on 3 validation patients: their Dice 0.800 (untuned 0.700), "
         "expected calibration error 0.050 (uncalibrated 0.250)."
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxseg.errors import UserError
+from jaxseg.machine.files import write_json
 from jaxseg.scoring import scorecard, scoretext
 from jaxseg.scoring.baselines import ThresholdBaseline
 from jaxseg.scoring.scorecard import score_patient, summarise
@@ -197,7 +198,7 @@ def test_bad_calls_raise():
 def test_json_is_strict_even_where_nothing_is_defined(tmp_path):
     empty = _score("only", [_row()], [_row()])  # no tumour: no volume error, no tumour slices
     summary = summarise([empty], 10)
-    scorecard.write_json(tmp_path / "scores.json", summary)
+    write_json(tmp_path / "scores.json", summary)
 
     def refuse(constant):
         raise AssertionError(f"{constant} in the file")
@@ -207,13 +208,13 @@ def test_json_is_strict_even_where_nothing_is_defined(tmp_path):
     assert summary["slices"]["tumour_only_dice"] is None
     assert summary["patients"]["volume_error"]["mean"] is None
     with pytest.raises(ValueError):
-        scorecard.write_json(tmp_path / "bad.json", {"dice": float("nan")})
+        write_json(tmp_path / "bad.json", {"dice": float("nan")})
     scoretext.format_scorecard(summary)  # prints what is undefined as '-'
 
 
 def test_csv_has_a_row_per_patient(tmp_path):
     scores = _by_hand()[::-1] + [_score("c, with comma", [_row()], [_row()])]
-    scorecard.write_patients_csv(tmp_path / "patients.csv", scores)
+    (tmp_path / "patients.csv").write_text(scorecard.patients_csv(scores))
     with (tmp_path / "patients.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["patient"] for r in rows] == ["a", "b", "c, with comma"]
@@ -237,12 +238,12 @@ def test_printed_scorecard_leads_with_the_headline_and_fits():
     assert lines.index(all_slices) > lines.index(
         next(line for line in lines if line.startswith("DO NOT QUOTE ALONE"))
     )
-    assert "Best threshold: channel 1 >= 0.5" in text
+    assert "Best threshold: channel 2 >= 0.5" in text
 
 
 def test_unit_of_hd95_is_named():
     scores = _by_hand()
     assert "HD95, pixels" in scoretext.format_scorecard(summarise(scores, 10))
-    in_mm = summarise(scores, 10, spacing_mm=(5.0, 1.0, 1.0))
+    in_mm = summarise(scores, 10, in_mm=True)
     assert "HD95, mm" in scoretext.format_scorecard(in_mm)
     assert in_mm["definitions"]["hd95_unit"] == "mm"

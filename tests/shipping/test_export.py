@@ -18,9 +18,9 @@ from jaxseg.config import Input, Model, Optimizer
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import UserError
-from jaxseg.prediction.inference import make_model, predict_patients
+from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint
-from jaxseg.prediction.trained import Trained, load
+from jaxseg.prediction.trained import Trained, load, predictor
 from jaxseg.shipping import about, bundle, make, onnx_convert, onnx_export
 from jaxseg.shipping.agreement import agreement, min_lesion_voxels
 
@@ -50,32 +50,32 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(run) -> Trained:
-    return load(run, flip=True)
+    return load(run)
 
 
 @pytest.fixture(scope="module")
 def path(run, trained) -> Path:
     output = run.parent / "out" / "model.jaxseg"  # a folder that does not exist yet
-    make.export_jaxseg(run, trained, None, compare=1, batch_size=3, output=output)
+    make.export_jaxseg(trained, True, None, compare=1, batch_size=3, output=output)
     return output
 
 
 @pytest.fixture(scope="module")
 def exported(path) -> bundle.Exported:
-    return bundle.read(path)
+    return bundle.open_bundle(path)
 
 
 def test_predicts_what_evaluation_predicts(exported, trained):
     prepared = prepare(trained.config.dataset)
     patients = split_patients(prepared.patients, trained.config.split)["test"]
     assert patients[0].num_slices % 3, "the last batch is to be padded"
-    model = make_model(trained.config, trained.weights, POINT.temperature, flip=True)
+    model = predictor(trained, flip=True)
     (case,) = predict_patients(model, prepared, patients)
-    probability, mask = exported.call(case.image.astype(np.float32))
+    probability, mask = exported.call(case.volume.image.astype(np.float32))
     np.testing.assert_allclose(probability, case.probability[..., 0], atol=2e-5)
     thresholded = case.probability[..., 0] >= POINT.threshold
     assert 0 < np.sum(thresholded & ~np.asarray(mask)) < np.sum(thresholded)  # small ones dropped
-    found = agreement(exported.call, trained, prepared, patients)
+    found = agreement(exported.call, trained, True, prepared, patients)
     assert found["voxels"] == 0 and found["mask_dice"] == 1 and found["probability"] < 2e-5
     stated = exported.metadata["agreement"]
     assert stated["patients"] == 1 and stated["slices"] == patients[0].num_slices
@@ -92,10 +92,10 @@ def test_agreement_counts_every_difference(exported, trained):
         mask[0, 0, :2] ^= True
         return probability, mask
 
-    found = agreement(other, trained, prepared, patients)
+    found = agreement(other, trained, True, prepared, patients)
     assert found["voxels"] == 2 and found["mask_dice"] < 1
     assert found["probability"] == pytest.approx(0.25, abs=1e-4)
-    assert agreement(other, trained, prepared, []) is None
+    assert agreement(other, trained, True, prepared, []) is None
 
 
 def test_the_example_of_the_file_runs_where_jaxseg_is_not(path, exported, tmp_path):
@@ -187,7 +187,7 @@ def test_verify_fails_when_the_result_is_another(path, exported, tmp_path, capsy
 )
 def test_damaged_files_are_refused_in_a_line(path, tmp_path, members, said):
     with pytest.raises(UserError, match=said):
-        bundle.read(rewritten(path, tmp_path / "broken", **members))
+        bundle.open_bundle(rewritten(path, tmp_path / "broken", **members))
 
 
 def test_other_files_are_refused_in_a_line(path, tmp_path):
@@ -195,7 +195,7 @@ def test_other_files_are_refused_in_a_line(path, tmp_path):
     (tmp_path / "cut").write_bytes(path.read_bytes()[:-100])
     for name, said in (("text", "not a whole"), ("cut", "not a whole"), ("none", "No such file")):
         with pytest.raises(UserError, match=said):
-            bundle.read(tmp_path / name)
+            bundle.open_bundle(tmp_path / name)
 
 
 def test_nothing_is_left_where_a_file_cannot_be_written(tmp_path):
@@ -208,7 +208,7 @@ def test_nothing_is_left_where_a_file_cannot_be_written(tmp_path):
 def test_a_missing_extra_is_named(run, trained, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(UserError, match=r"pip install 'jaxseg\[export\]'"):
-        make.export_jaxseg(run, trained, (8, 8), 0, 1, tmp_path / "x")
+        make.export_jaxseg(trained, True, (8, 8), 0, 1, tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -234,9 +234,9 @@ def test_a_wrong_size_is_an_error(text):
 
 def test_onnx_needs_a_python_with_the_converter(run, trained, tmp_path):
     with pytest.raises(UserError, match="--onnx_python .*none: no such file"):
-        make.export_onnx(run, trained, (64, 64), str(tmp_path / "none"), tmp_path / "m.onnx")
+        make.export_onnx(trained, True, (64, 64), str(tmp_path / "none"), tmp_path / "m.onnx")
     with pytest.raises(UserError, match="conversion to ONNX failed .*No module named"):
-        make.export_onnx(run, trained, (64, 64), sys.executable, tmp_path / "m.onnx")
+        make.export_onnx(trained, True, (64, 64), sys.executable, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -245,7 +245,7 @@ def test_onnx_agrees_with_jax(run, trained, tmp_path, capsys):
     python = os.environ.get("JAXSEG_ONNX_PYTHON")
     if not python:
         pytest.skip("no converter; set JAXSEG_ONNX_PYTHON")
-    make.export_onnx(run, trained, (64, 72), python, tmp_path / "m.onnx")
+    make.export_onnx(trained, True, (64, 72), python, tmp_path / "m.onnx")
     difference = float(capsys.readouterr().out.split("at most ")[1].split()[0])
     assert 0 < difference < onnx_export.TOLERANCE
 

@@ -22,14 +22,13 @@ import pytest
 from fake_config import tiny_config
 from fake_gallery import SHAPE, SPACING_MM, box, make_gallery, serving, volume
 
-from jaxseg import evaluate
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import UserError
-from jaxseg.evaluation import threshold_baseline
+from jaxseg.evaluation import of_runs, threshold_baseline
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction import operating
-from jaxseg.prediction.inference import load_model, predict_patients
+from jaxseg.prediction import operating, trained
+from jaxseg.prediction.inference import predict_patients
 from jaxseg.runs import checkpoint, workdir
 from jaxseg.training.state import new_state
 from jaxseg.viewer import pictures, serve
@@ -353,15 +352,16 @@ def run(tmp_path_factory):
     config = dataclasses.replace(config, dataset=dataset)
     prepared = prepare(config.dataset)
     splits = split_patients(prepared.patients, config.split)
-    workdir.claim(run, config, prepared.num_channels, splits)
+    workdir.claim(run, config, prepared, splits)
     state = new_state(config, prepared.num_channels, make_mesh())
     with checkpoint.open_checkpoints(run) as checkpoints:
         checkpoint.save(checkpoints, 2, state._replace(step=np.int32(2)), 0.5)
-    (case,) = predict_patients(load_model(run), prepared, splits["test"])
+    (case,) = predict_patients(trained.predictor(trained.load(run)), prepared, splits["test"])
     threshold = float(np.quantile(case.probability, 0.9))
-    operating.write(run, operating.OperatingPoint(threshold, 2000.0, "mm3", 1.5), {})
-    threshold_baseline.find(run, prepared, splits["train"])
-    evaluate.score_run(run, "test", None, None)
+    point = operating.OperatingPoint(threshold, 2000.0, "mm3", 1.5)
+    operating.write(run, ["tumour"], [{"point": point._asdict()}])
+    threshold_baseline.find_baselines(run, prepared, splits["train"])
+    of_runs.score_run(run, "test", None, None)
     return run
 
 

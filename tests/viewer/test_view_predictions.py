@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fake_config import tiny_config
 from fake_data import write_image
+from fake_run import NOTHING
 from fake_volumes import oblique_affine, write_nifti, write_series
 
 from jaxseg.config import Dataset
@@ -36,7 +37,7 @@ def run(tmp_path):
     """A run that takes three channels; weights are not needed."""
     config = tiny_config(tmp_path / "cache")
     dataset = dataclasses.replace(config.dataset, flair_channel=1)
-    workdir.claim(tmp_path / "run", dataclasses.replace(config, dataset=dataset), 3, {})
+    workdir.claim(tmp_path / "run", dataclasses.replace(config, dataset=dataset), NOTHING, {})
     return tmp_path / "run"
 
 

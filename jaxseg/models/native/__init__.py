@@ -22,7 +22,7 @@ import jaxlib
 import numpy as np
 
 from jaxseg.errors import one_line
-from jaxseg.machine.compile_cache import folder_of_machine
+from jaxseg.machine.start import folder_of_machine
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("common.h", "conv3x3.cc", "norm.cc")

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import jax
 
+from jaxseg.machine.cpu import set_up_cpu
 from jaxseg.machine.files import cache_folder
+
+
+def start_computing():
+    """Set this process up; what a program or the API calls before jax computes anything.
+
+    On a CPU: XLA_FLAGS in the environment, and freed memory is kept (see `cpu`). Everywhere:
+    compiled programs are kept. What the user has set stays.
+    """
+    set_up_cpu()
+    keep_compiled_programs()
 
 
 def keep_compiled_programs():
