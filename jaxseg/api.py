@@ -51,6 +51,13 @@ class Run:
         """Names of what it segments, in order of the class axis."""
         return self.trained.regions
 
+    @property
+    def patients(self) -> dict[str, list[str]]:
+        """Ids of the patients of `train`, `validation` and `test`."""
+        from jaxseg.machine.files import read_json
+
+        return read_json(self.trained.run / "data.json")["patients"]
+
     def predict(self, volume: np.ndarray | Volume) -> Prediction:
         """Segment all slices of a patient at once, since they are normalised together.
 

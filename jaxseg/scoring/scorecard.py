@@ -210,6 +210,8 @@ def read_patients_csv(path: Path, region: str | None = None) -> dict[str, dict[s
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file, strict=True):
                 own = row.get("region", "tumour")  # older tables have one region only
+                if own is None:
+                    raise ValueError("a row is cut off")
                 region = region or own
                 if own != region:
                     continue

@@ -29,24 +29,24 @@ def min_lesion_voxels(point: OperatingPoint, spacing_mm: tuple[float, ...]) -> i
     return math.ceil(point.min_lesion / operating.voxel_volume(point.unit, spacing_mm) - 1e-9)
 
 
-def example_volume(num_channels: int, size: tuple[int, int]) -> Any:
+def example_volume(trained: Trained, size: tuple[int, int]) -> Any:
     """Return five slices of the phantom, which are no patient's, as a `Volume` without truth.
 
     Its image is [5, H, W, C] float32, whole numbers.
     """
-    volume = phantom.make_volume(0, 0, ())
+    volume = phantom.make_volume(0, 0, trained.kind.regions)
     image, mask = volume.image, np.zeros((*volume.image.shape[1:3], 1), np.uint8)
     slices = image[:: -(-len(image) // _EXAMPLE_SLICES)].astype(np.float32)
     where = geometry.fit_matrix(image.shape[1:3], size)
     border = np.zeros(image.shape[-1], np.float32)
     scaled = np.stack([geometry.warp(x, mask, where, size, border)[0] for x in slices])
-    channels = np.arange(num_channels) % image.shape[-1]
+    channels = np.arange(trained.num_channels) % image.shape[-1]
     return volume._replace(image=np.round(scaled)[..., channels], mask=None)
 
 
 def make_example(trained: Trained, size: tuple[int, int], flip: bool) -> dict[str, np.ndarray]:
     """Return volume [5, H, W, C], and the probability and mask [5, H, W] that jaxseg predicts."""
-    volume = example_volume(trained.num_channels, size)
+    volume = example_volume(trained, size)
     probability = predict_volume(predictor(trained, flip), volume)[..., 0]
     return {"volume": volume.image, "probability": probability, "mask": _mask(trained, probability)}
 

@@ -107,7 +107,7 @@ def export_onnx(
     """Write an ONNX file of `portable.segment_slices` and the threshold; see the top."""
     converter = onnx_export.converter_python(python)
     metadata = about.metadata(trained, flip, size) | about.ONNX_NOTES
-    volume = example_volume(trained.num_channels, size).image
+    volume = example_volume(trained, size).image
     example = {"image": volume, "stats": volume_statistics(volume)}
     if trained.config.input.crop_to_head:
         example["box"] = head_box(volume)

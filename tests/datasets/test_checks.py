@@ -16,6 +16,7 @@ from jaxseg.datasets.prepare import prepare
 from jaxseg.errors import UserError
 from jaxseg.layouts import image_folder
 from jaxseg.scans.files import list_files
+from jaxseg.scans.regions import TUMOUR
 
 
 def error(tmp_path, name="image_folder", source="source", **kwargs) -> str:
@@ -203,7 +204,9 @@ def test_what_can_be_read_of_an_unsound_patient_is_passed_on_and_marked(tmp_path
     files = list_files(tmp_path)
     patients = image_folder.find_slices(list(files.stamps), Dataset("image_folder"), [])
     problems = []
-    (broken, broken_is_sound), (whole, whole_is_sound) = read_volumes(files, patients, problems, [])
+    (broken, broken_is_sound), (whole, whole_is_sound) = read_volumes(
+        files, patients, TUMOUR, problems, []
+    )
     assert problems == ["p0/s1.png: truncated PNG file"]
     assert (broken.slice_numbers, broken_is_sound) == ((0, 2), False)
     assert (whole.slice_numbers, whole_is_sound) == ((0, 1, 2), True)

@@ -68,9 +68,12 @@ def test_another_seed_is_another_order(config, prepared):
 def test_epochs_differ(config, prepared):
     order = samples.sample_order(prepared.patients, 0.0, seed=3)
     num_slices = len(samples.all_samples(prepared.patients))
-    epochs = [[int(order[e * num_slices + i]) for i in range(num_slices)] for e in range(2)]
+    epochs = [[order[e * num_slices + i] for i in range(num_slices)] for e in range(2)]
     assert epochs[0] != epochs[1]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(num_slices))
+    everything = samples.all_samples(prepared.patients)
+    assert sorted(epochs[0]) == sorted(epochs[1]) == everything
+    records = [prepared.patients[s.patient].first + s.first for s in everything]
+    assert records == list(range(num_slices)) and {s.depth for s in everything} == {1}
 
 
 def test_the_parts_of_the_processes_make_up_the_batch(config, prepared):
@@ -86,8 +89,8 @@ def test_the_parts_of_the_processes_make_up_the_batch(config, prepared):
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 1.0])
 def test_tumour_slices_are_drawn_as_often_as_asked(prepared, fraction):
     order = samples.sample_order(prepared.patients, fraction, seed=0)
-    tumour = set(samples.tumour_samples(prepared.patients).tolist())
-    drawn = [int(order[i]) in tumour for i in range(4000)]
+    tumour = set(samples.tumour_samples(prepared.patients))
+    drawn = [order[i] in tumour for i in range(4000)]
     share = len(tumour) / len(samples.all_samples(prepared.patients))
     expected = fraction + (1 - fraction) * share
     assert np.mean(drawn) == pytest.approx(expected, abs=0.03)
@@ -96,7 +99,8 @@ def test_tumour_slices_are_drawn_as_often_as_asked(prepared, fraction):
 def test_tumour_indices_are_the_slices_with_tumour(prepared):
     source = prepared.source()
     found = [i for i in range(len(source)) if source[i]["mask"].any()]
-    assert samples.tumour_samples(prepared.patients).tolist() == found
+    drawn = samples.tumour_samples(prepared.patients)
+    assert [prepared.patients[s.patient].first + s.first for s in drawn] == found
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 4])

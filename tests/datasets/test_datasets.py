@@ -181,7 +181,8 @@ def test_phantom_records_equal_the_generated_patients(tmp_path):
     settings = Dataset(phantom_patients=3, phantom_seed=5, cache_dir=str(tmp_path))
     prepared = prepare(settings)
     assert ids(prepared) == [phantom.patient_id(i) for i in range(3)]
-    image, mask = phantom.generate_patient(5, 1)
+    image, labels = phantom.generate_patient(5, 1)
+    mask = (labels > 0)[..., None]
     patient, source = prepared.patients[1], prepared.source()
     records = [source[patient.first + n] for n in range(patient.num_slices)]
     np.testing.assert_array_equal(np.stack([r["image"] for r in records]), image)

@@ -53,7 +53,7 @@ def test_unsafe_code_is_seen(source, expected):
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_package_reads_no_code(path):
     # The command line runs the file of --config: code that the user chose to run.
-    assert unsafe(path.read_text()) == ({"runpy"} if path == ROOT / "cli.py" else set())
+    assert unsafe(path.read_text()) == ({"runpy"} if path == ROOT / "config/recipes.py" else set())
 
 
 def test_a_prepared_copy_is_read_without_unpickling(tmp_path):

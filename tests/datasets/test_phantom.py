@@ -5,9 +5,16 @@ import hashlib
 import numpy as np
 import pytest
 
-from jaxseg.datasets.phantom import generate_patient, patient_id
+from jaxseg.datasets import phantom
+from jaxseg.datasets.phantom import patient_id
 
 PRE, FLAIR, POST = range(3)
+
+
+def generate_patient(seed, index):
+    """Return the image, and the mask of the whole tumour [D, H, W, 1]."""
+    image, labels = phantom.generate_patient(seed, index)
+    return image, (labels > 0)[..., None].astype(np.uint8)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from fake_data import make_slice, write_folders, write_image, write_lgg
 
-from jaxseg import datasets, doctor
 from jaxseg.config import Dataset
+from jaxseg.datasets.prepare import prepare
+from jaxseg.diagnosis.examine import Examination
+from jaxseg.diagnosis.examine import examine as examine_source
 from jaxseg.diagnosis.findings import Finding, of_lines, shown
 from jaxseg.diagnosis.page import format_page
 from jaxseg.errors import UserError
@@ -22,11 +24,11 @@ from jaxseg.layouts import detect
 ROOT = Path(__file__).parents[2]
 
 
-def examine(source, name=None, **settings) -> doctor.Examination:
-    return doctor.examine(str(source), Dataset(**settings), name)
+def examine(source, name=None, **settings) -> Examination:
+    return examine_source(str(source), Dataset(**settings), name)
 
 
-def texts(found: doctor.Examination, severity: str) -> list[str]:
+def texts(found: Examination, severity: str) -> list[str]:
     return [shown(f) for f in found.findings if f.severity == severity]
 
 
@@ -85,7 +87,7 @@ def test_a_broken_set_has_all_faults_named_and_statistics_of_the_rest(tmp_path):
     # p0 has no pair left; p1, p2, p3 and p4 lack a slice each.
     assert (found.report["facts"]["patients"], found.report["facts"]["slices"]) == (7, 17)
     with pytest.raises(UserError):
-        datasets.prepare(Dataset("image_folder", str(tmp_path), str(tmp_path / "cache")))
+        prepare(Dataset("image_folder", str(tmp_path), str(tmp_path / "cache")))
 
 
 def test_copies_within_a_part_warn_and_across_parts_are_errors(tmp_path):
@@ -179,8 +181,8 @@ def test_equal_channels_inverted_masks_and_sizes_are_noted(tmp_path):
         write_image(tmp_path / f"p3/s{s}_mask.png", np.eye(20, dtype=np.uint8)[..., None])
     found = examine(tmp_path)
     notes = "\n".join(texts(found, "note"))
-    assert "p1: channels 0, 2 are the same image" in notes
-    assert "p3: channels 0, 1, 2 are the same image" in notes
+    assert "p1: channels 1, 3 are the same image" in notes
+    assert "p3: channels 1, 2, 3 are the same image" in notes
     assert "patients of different sizes, all brought to one: 12 x 16 (3), 20 x 20 (1)" in notes
     assert "taken alike: 255 in 9 masks, 1 in 3 masks" in notes and "3 slices are blank" in notes
     assert any(text.startswith("p2: tumour in more than half") for text in texts(found, "warning"))

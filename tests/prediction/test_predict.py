@@ -52,7 +52,8 @@ def scans(tmp_path_factory):
     """Three phantom patients as PNG files with masks, every third slice."""
     root = tmp_path_factory.mktemp("scans")
     for i in range(3):
-        image, mask = phantom.generate_patient(0, i)
+        image, labels = phantom.generate_patient(0, i)
+        mask = (labels > 0)[..., None].astype(np.uint8)
         for n in range(0, len(image), 3):
             write_image(root / f"p{i}" / f"s_{n}.png", image[n, :, :100])
             write_image(root / f"p{i}" / f"s_{n}_mask.png", 255 * mask[n, :, :100])
