@@ -4,7 +4,7 @@ import {actions, chooseChannel, goToTumour, resetWindow, setWindow} from "./move
 import {chooseNext} from "./patient.js";
 import {showSpace} from "./pictures.js";
 import {short} from "./readout.js";
-import {$, gallery, state, update} from "./state.js";
+import {$, gallery, state, update, view} from "./state.js";
 
 const OVERLAYS = ["truth-contour", "truth-filled", "prediction-contour", "prediction-filled", "probability", "opacity", "hidden"];
 const KEYS = {
@@ -14,7 +14,7 @@ const KEYS = {
   g: goToTumour,
   j: () => chooseNext(state.order, 1), k: () => chooseNext(state.order, -1),
   n: () => chooseNext(state.worst, 1), N: () => chooseNext(state.worst, -1),
-  c: () => state.scan && chooseChannel((state.channel + 1) % state.scan.channels.length),
+  c: () => view.scan && chooseChannel((state.channel + 1) % view.scan.channels.length),
   t: () => toggle("truth-contour"), T: () => toggle("truth-filled"),
   p: () => toggle("prediction-contour"), P: () => toggle("prediction-filled"),
   m: () => toggle("probability"), h: () => toggle("hidden"),
@@ -25,18 +25,31 @@ const KEYS = {
 export function showControls() {
   $("opacity-value").textContent = `${$("opacity").value} %`;
   $("legend").hidden = !$("probability").checked;
-  if (!state.scan) return;
-  const channel = state.scan.channels[state.channel], {low, high} = state.windows[state.channel];
+  for (const id of ["channel", "level", "width", "reset"]) $(id).disabled = !view.scan;
+  const known = {truth: view.scan?.truth, prediction: view.prediction};
+  for (const name of ["truth", "prediction"])
+    for (const way of ["contour", "filled"]) $(`${name}-${way}`).disabled = !known[name];
+  $("probability").disabled = !view.prediction?.probability;
+  if (view.scan) showWindow();
+  else clearWindow();
+}
+
+function clearWindow() {
+  $("channel").replaceChildren();
+  for (const id of ["level", "width"]) {
+    $(id).value = $(id).min;
+    $(`${id}-value`).textContent = "";
+  }
+}
+
+function showWindow() {
+  const channel = view.scan.channels[state.channel], {low, high} = view.windows[state.channel];
   const range = channel.most - channel.offset || 1;
   $("channel").value = state.channel;
   Object.assign($("level"), {min: channel.offset, max: channel.most, step: range / 500, value: (low + high) / 2});
   Object.assign($("width"), {min: 0, max: range, step: range / 500, value: high - low});
   $("level-value").textContent = short((low + high) / 2, channel);
   $("width-value").textContent = short(high - low, channel);
-  const known = {truth: state.scan.truth, prediction: state.prediction};
-  for (const name of ["truth", "prediction"])
-    for (const way of ["contour", "filled"]) $(`${name}-${way}`).disabled = !known[name];
-  $("probability").disabled = !state.prediction?.probability;
 }
 
 export function connectControls() {
@@ -48,7 +61,7 @@ export function connectControls() {
   $("reset").addEventListener("click", resetWindow);
   for (const id of OVERLAYS) $(id).addEventListener("input", update);
   $("profile").addEventListener("pointerdown", event =>
-    state.scan && actions.go(0, Math.floor(event.offsetX / $("profile").clientWidth * state.scan.shape[0])));
+    view.scan && actions.go(0, Math.floor(event.offsetX / $("profile").clientWidth * view.scan.shape[0])));
   $("space-button").addEventListener("click", toggleSpace);
   $("theme-button").addEventListener("click", toggleTheme);
   $("help-button").addEventListener("click", KEYS["?"]);

@@ -1,16 +1,16 @@
 // Choosing a patient: its name and scores at once, then the scan, then the prediction.
 
-import {get} from "./layers.js";
+import {abandon, get} from "./layers.js";
 import {markChosen} from "./list.js";
 import {actions, goToTumour} from "./moves.js";
-import {openPlanes, showSpace} from "./pictures.js";
+import {clearPictures, openPlanes, showSpace} from "./pictures.js";
 import {showFacts} from "./readout.js";
-import {$, gallery, say, state, update} from "./state.js";
+import {$, gallery, newView, say, state, update, updateNow, view} from "./state.js";
 
 const REST = 250;  // ms on a patient before it is predicted: flipping through predicts none
 
 function neighbour(order, by) {
-  const at = order.indexOf(state.patient);
+  const at = order.indexOf(view.patient);
   return at < 0 ? order[0] : order[at + by];
 }
 
@@ -20,27 +20,32 @@ export function chooseNext(order, by) {
 }
 
 export async function choose(n) {
-  if (n === undefined || n === state.patient) return;
-  Object.assign(state, {patient: n, scan: null, prediction: null, pointed: null});
+  if (n === undefined || n === view.patient) return;
+  const mine = newView(n);
+  abandon();
   markChosen($("rows"), n);
   describePatient(n);
+  clearPictures();
+  updateNow();
   try {
     say("Reading …");
     const scan = await (await get(`patient/${n}/scan.json`)).json();
-    if (state.patient !== n) return;
+    if (view !== mine) return;
     openScan(scan);
     say("Predicting …");
     await new Promise(rested => setTimeout(rested, REST));
-    if (state.patient !== n) return;
+    if (view !== mine) return;
     const prediction = await (await get(`patient/${n}/prediction.json`)).json();
-    if (state.patient !== n) return;
-    state.prediction = prediction;
+    if (view !== mine) return;
+    view.prediction = prediction;
     say("");
     if (!scan.truth) goToTumour();
     update();
     if (state.space) showSpace();
   } catch (error) {
-    if (state.patient === n) say(error.message, true);
+    if (view !== mine) return;
+    say(error.message, true);
+    if (state.space) showSpace();  // of the scan, if that is here
   }
 }
 
@@ -54,13 +59,13 @@ function describePatient(n) {
 }
 
 function openScan(scan) {
-  state.scan = scan;
+  view.scan = scan;
   state.channel = Math.min(state.channel, scan.channels.length - 1);
-  state.windows = scan.channels.map(({low, high}) => ({low, high}));
+  view.windows = scan.channels.map(({low, high}) => ({low, high}));
   $("channel").replaceChildren(...scan.channels.map((_, c) => new Option(`${c + 1} of ${scan.channels.length}`, c)));
   $("channel-row").hidden = scan.channels.length < 2;
   openPlanes(actions);
-  state.position = scan.shape.map(size => size >> 1);
+  view.position = scan.shape.map(size => size >> 1);
   goToTumour();
   update();
 }

@@ -4,58 +4,65 @@ import {drawPlane, drawProfile, greyLevels, outline, rgb} from "./draw.js";
 import {layerNow, prefetch} from "./layers.js";
 import {makePlane, planeName, planeShape, toPlane} from "./planes.js";
 import {sliceText, voxelText} from "./readout.js";
-import {render} from "./space.js";
-import {$, gallery, say, state, update} from "./state.js";
+import {clear, render} from "./space.js";
+import {$, gallery, say, state, update, view} from "./state.js";
 
 const NEAR = [1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6];  // slices fetched ahead
 const COLOURS = gallery.colours;
 const resized = new ResizeObserver(update);
 
+// Take all pictures from the page; what is drawn of a view without a scan is nothing.
+export function clearPictures() {
+  resized.disconnect();
+  $("planes").replaceChildren();
+  clear($("space-canvas"));
+  $("space-note").textContent = "";
+}
+
 // Make the planes of the scan; actions: what the mouse does in them.
 export function openPlanes(actions) {
-  const {scan} = state;
-  state.planes = [0, 1, 2].slice(0, scan.num_planes).map(axis => makePlane(scan, axis, actions));
+  const {scan} = view;
+  view.planes = [0, 1, 2].slice(0, scan.num_planes).map(axis => makePlane(scan, axis, actions));
   $("planes").className = scan.num_planes === 3 ? "three" : "";
-  $("planes").replaceChildren(...state.planes.map(plane => plane.root));
-  state.planes.forEach(plane => resized.observe(plane.canvas));
+  $("planes").replaceChildren(...view.planes.map(plane => plane.root));
+  view.planes.forEach(plane => resized.observe(plane.canvas));
 }
 
 export function drawPictures() {
-  if (!state.scan) return;
-  const failed = error => say(error.message, true);
-  for (const plane of state.planes) {
-    const index = state.position[plane.axis], names = layersWanted();
+  const drawn = view, failed = error => view === drawn && say(error.message, true);
+  for (const plane of view.planes) {
+    const index = view.position[plane.axis], names = layersWanted();
     plane.slider.value = index;
-    plane.output.textContent = `${planeName(state.scan, plane.axis)} ${index + 1} of ${state.scan.shape[plane.axis]}`;
+    plane.output.textContent = `${planeName(view.scan, plane.axis)} ${index + 1} of ${view.scan.shape[plane.axis]}`;
     const values = names.map(name => layerNow(path(name, plane.axis, index), update, failed));
     if (values.some(v => v === null)) continue;  // the picture before stays until all is here
     plane.layers = Object.fromEntries(names.map((name, i) => [name.split("-")[0], values[i]]));
     drawLayers(plane);
-    plane.canvas.dataset.drawn = `${state.patient} ${index} ${names}`;
+    plane.canvas.dataset.drawn = `${view.patient} ${index} ${names}`;
     for (const by of plane.axis === 0 ? NEAR : NEAR.slice(0, 4))
-      if (index + by >= 0 && index + by < state.scan.shape[plane.axis])
+      if (index + by >= 0 && index + by < view.scan.shape[plane.axis])
         for (const name of names) prefetch(path(name, plane.axis, index + by));
   }
   showReadout();
-  drawProfile($("profile"), state.scan.truth?.[0], state.prediction?.areas[0], state.position[0], COLOURS);
+  drawProfile($("profile"), view.scan?.truth?.[0], view.prediction?.areas[0], view.position[0], COLOURS);
 }
 
 function path(layer, axis, index) {
-  return `patient/${state.patient}/${layer}/${axis}/${index}`;
+  return `patient/${view.patient}/${layer}/${axis}/${index}`;
 }
 
 function layersWanted() {
   const wanted = [`image-${state.channel}`];
-  if (state.scan.truth) wanted.push("truth");
-  if (state.prediction) wanted.push("prediction");
-  if (state.prediction?.probability && $("probability").checked) wanted.push("probability");
+  if (view.scan.truth) wanted.push("truth");
+  if (view.prediction) wanted.push("prediction");
+  if (view.prediction?.probability && $("probability").checked) wanted.push("probability");
   return wanted;
 }
 
 function drawLayers({axis, canvas, layers}) {
-  const shape = planeShape(state.scan, axis), {low, high} = state.windows[state.channel];
+  const shape = planeShape(view.scan, axis), {low, high} = view.windows[state.channel];
   const fills = [], contours = [], shown = !$("hidden").checked;
-  const grey = greyLevels(layers.image, state.scan.channels[state.channel], low, high);
+  const grey = greyLevels(layers.image, view.scan.channels[state.channel], low, high);
   for (const [name, thickness] of [["truth", 3], ["prediction", 1.5]]) {
     if (!layers[name] || !shown) continue;
     if ($(`${name}-filled`).checked) fills.push({values: layers[name], most: 1, colour: rgb(COLOURS[name])});
@@ -63,17 +70,15 @@ function drawLayers({axis, canvas, layers}) {
       contours.push({edges: outline(layers[name], shape.width, shape.height), colour: COLOURS[name], thickness});
   }
   if (layers.probability && shown) fills.unshift({values: layers.probability, most: 255});
-  const cross = state.scan.num_planes > 1 ? toPlane(state.scan, axis, state.position) : null;
+  const cross = view.scan.num_planes > 1 ? toPlane(view.scan, axis, view.position) : null;
   drawPlane(canvas, {...shape, grey, fills, contours, cross}, $("opacity").value / 100);
 }
 
 // What lies under the pointer and how good the prediction is, of the slice that is drawn.
 export function showReadout() {
-  const layers = state.planes[0]?.layers;
-  if (!state.scan || !layers) return;
-  const here = state.pointed?.[0] === state.position[0];
-  $("where").textContent = here ? voxelText(state.scan, state.channel, layers, state.pointed) : "\u00a0";
-  $("slice-dice").textContent = sliceText(layers);
+  const layers = view.planes[0]?.layers, here = layers && view.pointed?.[0] === view.position[0];
+  $("where").textContent = here ? voxelText(view.scan, state.channel, layers, view.pointed) : "\u00a0";
+  $("slice-dice").textContent = layers ? sliceText(layers) : "";
 }
 
 // Show the rendering or the planes, as is chosen.
@@ -82,9 +87,10 @@ export async function showSpace() {
   $("space").hidden = !state.space;
   $("space-button").textContent = state.space ? "Slices" : "3D";
   update();
-  if (!state.space || !state.scan) return;
-  const masks = [state.scan.truth && "truth", state.prediction && "prediction"].filter(Boolean);
+  if (!state.space || !view.scan) return;
+  const masks = [view.scan.truth && "truth", view.prediction && "prediction"].filter(Boolean);
   $("space-note").textContent = "Rendering …";
-  $("space-note").textContent = await render(
-    $("space-canvas"), state.scan, state.patient, state.channel, state.windows[state.channel], masks, COLOURS);
+  const remark = await render(
+    $("space-canvas"), view.scan, view.patient, state.channel, view.windows[state.channel], masks, COLOURS);
+  if (remark !== null) $("space-note").textContent = remark;
 }

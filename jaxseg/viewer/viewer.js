@@ -5,13 +5,13 @@ import {markChosen, ordered, showList, showSort, worstFirst} from "./list.js";
 import {choose} from "./patient.js";
 import {drawPictures} from "./pictures.js";
 import {drawLegend} from "./readout.js";
-import {$, gallery, onUpdate, state} from "./state.js";
+import {$, gallery, onUpdate, state, view} from "./state.js";
 
 function sortList() {
   state.order = ordered(gallery.patients, state.sort, $("filter").value);
   showList($("rows"), gallery.patients, state.order, gallery.volume_unit, choose);
   showSort(document.querySelectorAll("[data-sort]"), state.sort, gallery.volume_unit);
-  markChosen($("rows"), state.patient);
+  markChosen($("rows"), view.patient);
 }
 
 function connectList() {
