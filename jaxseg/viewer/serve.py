@@ -27,7 +27,10 @@ _TYPES = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
 }
-_SCRIPTS = ("viewer.js", "list.js", "planes.js", "layers.js", "draw.js", "readout.js", "space.js")
+_SCRIPTS = (
+    *("viewer.js", "state.js", "controls.js", "patient.js", "moves.js", "pictures.js"),
+    *("list.js", "planes.js", "layers.js", "draw.js", "readout.js", "space.js"),
+)
 _FILES = (*_SCRIPTS, "viewer.css", "icon.svg")
 _LAYER = "image-[0-9]|truth|prediction|probability"
 _DESCRIPTION = re.compile("patient/([0-9]{1,6})/(scan|prediction).json")

@@ -1,6 +1,7 @@
 """The viewer: what is refused, the numbers that are sent, a run as `evaluate` scored it."""
 
 import dataclasses
+import graphlib
 import gzip
 import http.client
 import json
@@ -205,6 +206,15 @@ def test_the_page_names_no_other_server():
     for path in PAGE.iterdir():
         addresses = set(re.findall(r"\w+://[^\s\"'`)]+", path.read_text()))
         assert addresses <= {"http://www.w3.org/2000/svg"}, path.name  # a name, never fetched
+
+
+def test_the_scripts_import_each_other_one_way():
+    imports = {
+        path.name: re.findall(r'^import .* from "\./(.+)";$', path.read_text(), re.MULTILINE)
+        for path in PAGE.glob("*.js")
+    }
+    order = list(graphlib.TopologicalSorter(imports).static_order())  # CycleError: it does not
+    assert sorted(order) == sorted(imports) and order[-1] == "viewer.js"
 
 
 def plane(server, patient, layer, axis, index, dtype=np.uint8):

@@ -2,6 +2,7 @@
 
 const MOST = 600;  // planes
 const kept = new Map();  // path -> {promise, values: null while it is on its way}
+let onTheWay = new AbortController();
 
 // Values of a plane that is here, else null, and it is sent for.
 export function layerNow(path, arrived, failed) {
@@ -16,8 +17,14 @@ export function prefetch(path) {
   if (!kept.has(path)) request(path).promise.catch(() => {});
 }
 
+// Give up all that is on its way: it would only keep what is asked for next waiting.
+export function abandon() {
+  onTheWay.abort();
+  onTheWay = new AbortController();
+}
+
 export async function get(path) {
-  const response = await fetch(path);
+  const response = await fetch(path, {signal: onTheWay.signal});
   if (!response.ok) throw new Error(await response.text());
   return response;
 }

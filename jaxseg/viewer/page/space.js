@@ -1,8 +1,11 @@
 // 3D rendering with the user's own copy of NiiVue, which the server hands out as niivue.js.
 
 import {rgb} from "./draw.js";
+import {get} from "./layers.js";
 
 let shown = null;  // the one NiiVue of the page
+let latest = null;  // the rendering that is wanted
+let before = Promise.resolve();  // the loading before: two at once would mix their volumes
 
 async function start(canvas, colours) {
   const module = await import("./niivue.js");
@@ -18,17 +21,40 @@ async function start(canvas, colours) {
   return niivue;
 }
 
-// Render a channel and masks (names of layers, each with a colour of its name); return a remark.
+// Hide the rendering; one on its way is not shown.
+export function clear(canvas) {
+  canvas.style.visibility = "hidden";
+  latest = null;
+}
+
+// Render a channel and masks (names of layers, each with a colour of its name); return a remark,
+// null if another rendering or none is wanted by then.
 export async function render(canvas, scan, patient, channel, {low, high}, masks, colours) {
-  const file = name => ({url: `patient/${patient}/${name}.nii.gz`, name: `${name}.nii.gz`});
+  clear(canvas);
+  const mine = latest = {};
+  const volumes = [
+    {name: `image-${channel}.nii.gz`, colormap: "gray", cal_min: low, cal_max: high},
+    ...masks.map(name => ({name: `${name}.nii.gz`, colormap: name, cal_min: 0, cal_max: 1, opacity: .7})),
+  ];
   try {
-    shown ??= await start(canvas, colours);
-    await shown.loadVolumes([
-      {...file(`image-${channel}`), colormap: "gray", cal_min: low, cal_max: high},
-      ...masks.map(name => ({...file(name), colormap: name, cal_min: 0, cal_max: 1, opacity: .7})),
-    ]);
+    const files = await Promise.all(volumes.map(async ({name}) => (await get(`patient/${patient}/${name}`)).blob()));
+    const loaded = before.then(() => latest === mine && load(canvas, volumes, files, colours));
+    before = loaded.catch(() => {});
+    await loaded;
   } catch (error) {
-    return `3D rendering failed: ${error.message}`;
+    return latest === mine ? `3D rendering failed: ${error.message}` : null;
   }
+  if (latest !== mine) return null;
+  canvas.style.visibility = "visible";
   return scan.spacing_mm.length ? "" : "Voxel size unknown: shown as cubes, not in proportion.";
+}
+
+async function load(canvas, volumes, files, colours) {
+  shown ??= await start(canvas, colours);
+  const urls = files.map(file => URL.createObjectURL(file));
+  try {
+    await shown.loadVolumes(volumes.map((volume, i) => ({...volume, url: urls[i]})));
+  } finally {
+    urls.forEach(url => URL.revokeObjectURL(url));
+  }
 }
