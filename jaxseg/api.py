@@ -38,6 +38,9 @@ class Picture(bytes):
     def _repr_png_(self) -> bytes:
         return bytes(self)
 
+    def __repr__(self) -> str:
+        return f"<PNG of {len(self)} bytes>"
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:

@@ -14,6 +14,7 @@ from fake_data import make_slice, write_folders, write_image, write_lgg
 
 from jaxseg.config import Dataset
 from jaxseg.datasets.prepare import prepare
+from jaxseg.datasets.splits import place
 from jaxseg.diagnosis.examine import Examination
 from jaxseg.diagnosis.examine import examine as examine_source
 from jaxseg.diagnosis.findings import Finding, of_lines, shown
@@ -93,9 +94,7 @@ def test_a_broken_set_has_all_faults_named_and_statistics_of_the_rest(tmp_path):
 def test_copies_within_a_part_warn_and_across_parts_are_errors(tmp_path):
     write_folders(tmp_path, patients=6)
     parts, found = {}, examine(tmp_path)
-    for name, part in datasets.splits.place(
-        [f.patient for f in found.facts], found.config.split
-    ).items():
+    for name, part in place([f.patient for f in found.facts], found.config.split).items():
         parts |= {p.id: name for p in part}
     a = next(p for p in parts if parts[p] == "train")
     b = next(p for p in parts if parts[p] == "train" and p != a)

@@ -11,10 +11,10 @@ import browser
 import numpy as np
 import pytest
 from fake_gallery import SPACING_MM, make_gallery, serving
+from jaxseg.pictures import Row, make_prediction, make_scan
 
-from jaxseg import view_server
+from jaxseg import serve
 from jaxseg.errors import TrainingFailed
-from jaxseg.view_data import Row, make_prediction, make_scan
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
 
@@ -133,7 +133,7 @@ def watched(page, shown, niivue=None):
     """Open the page; at the end it must never have shown one patient under another's name."""
     with serving(shown, niivue) as server:
         page.requests.clear()
-        page.open(view_server.address(server))
+        page.open(serve.address(server))
         page.wait(f"{DRAWN}.startsWith('0 ')")
         page.run(WATCH)
         yield
@@ -285,7 +285,7 @@ def test_without_a_prediction_the_scan_is_rendered(chromium, tmp_path):
     script = tmp_path / "niivue.js"
     script.write_text(NIIVUE)
     with serving(gallery(predict=fail), script) as server:
-        chromium.open(view_server.address(server))
+        chromium.open(serve.address(server))
         chromium.wait(f"{DRAWN}.startsWith('0 ')")
         chromium.run(WATCH)
         chromium.key("v")
