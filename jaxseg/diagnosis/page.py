@@ -110,7 +110,8 @@ def _baselines(report: dict[str, Any]) -> list[str]:
         lines += _row(
             "best threshold",
             f"Dice per patient {best['test_dice']:.3f} on test, {best['train_dice']:.3f} on train "
-            f"where it was chosen: channel {best['channel'] + 1} >= {best['threshold']:.4g} normalised",
+            f"where it was chosen: channel {best['channel'] + 1} >= {best['threshold']:.4g} "
+            "normalised",
         )
     return lines
 

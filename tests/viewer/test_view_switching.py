@@ -11,10 +11,10 @@ import browser
 import numpy as np
 import pytest
 from fake_gallery import SPACING_MM, make_gallery, serving
-from jaxseg.pictures import Row, make_prediction, make_scan
 
-from jaxseg import serve
 from jaxseg.errors import TrainingFailed
+from jaxseg.viewer import serve
+from jaxseg.viewer.pictures import PatientRow, make_prediction, make_scan
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
 
@@ -118,7 +118,7 @@ def slow_prediction(n: int):
 
 
 def gallery(scan=slow_scan, predict=slow_prediction):
-    rows = tuple(Row(f"p{n}", 0.1 * n, 240) for n in range(3))
+    rows = tuple(PatientRow(f"p{n}", 0.1 * n, 240) for n in range(3))
     return make_gallery(rows=rows, scan=scan, predict=predict)
 
 
