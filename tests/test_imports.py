@@ -47,7 +47,12 @@ HOMES = {
     "optax": {"training.optimizer", "training.steps"},
     "cv2": {"imaging.augment_contrast", "imaging.augment_shape", "imaging.geometry"}
     | {"imaging.intensity", "scans.decode", "scans.slices", "scoring.surface"},
-    "scipy": {"datasets.phantom", "evaluation.tuning", "prediction.operating"}
+    "scipy": {
+        "datasets.phantom",
+        "datasets.phantom_head",
+        "evaluation.tuning",
+        "prediction.operating",
+    }
     | {"scoring.calibration", "scoring.surface"},
     "jax2onnx": {"shipping.onnx_convert"},
     "onnx": {"shipping.onnx_convert"},

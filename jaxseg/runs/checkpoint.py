@@ -264,8 +264,8 @@ def best_usable(manager: ocp.CheckpointManager, abstract: TrainState) -> int:
     Raises:
         UserError: no evaluated checkpoint, or none that can be read.
     """
-    ranks = {step: manager.metrics(step) for step in manager.all_steps()}
-    ranks = {step: (_rank(metrics), step) for step, metrics in ranks.items() if metrics}
+    found = {step: manager.metrics(step) for step in manager.all_steps()}
+    ranks = {step: (_rank(metrics), step) for step, metrics in found.items() if metrics}
     for step in sorted(ranks, key=ranks.get, reverse=True):
         try:
             restore_weights(manager, abstract, step)
@@ -273,9 +273,8 @@ def best_usable(manager: ocp.CheckpointManager, abstract: TrainState) -> int:
             files.warn_unreadable(step, error)
         else:
             return step
-    raise UserError(
-        f"{manager.directory}: no evaluated checkpoint here that can be read; train first"
-    )
+    problem = "no evaluated checkpoint here that can be read; train first"
+    raise UserError(f"{manager.directory}: {problem}")
 
 
 def load_best(run: Path, config: Config, num_channels: int) -> tuple[int, Weights]:
