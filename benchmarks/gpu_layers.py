@@ -1,0 +1,251 @@
+"""The memory-bound layers of the network, written in several ways, one by one: which is fastest?
+
+    python -m benchmarks.gpu_layers [--small]
+
+Plain jax, nothing of jaxseg. For each: milliseconds, and how many passes over the images the time
+is worth at the rate of a plain copy ("passes"), beside the fewest that can be ("least"). Batch
+norm reads and writes images [B, H, W, C] in bfloat16 and computes in float32, with its gradient.
+"""
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.gpu_results import emit
+
+EPSILON = 1e-5
+AXES = (0, 1, 2)
+
+
+def mean_two_pass(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return mean and variance, read twice."""
+    mean = jnp.mean(x, AXES)
+    return mean, jnp.mean(jnp.square(x - mean), AXES)
+
+
+def mean_one_pass(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return mean and variance, read once; the digits of a large mean are lost."""
+    mean = jnp.mean(x, AXES)
+    return mean, jnp.mean(jnp.square(x), AXES) - jnp.square(mean)
+
+
+def mean_shifted(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return mean and variance, read once, about a number near the mean."""
+    near = x - shift
+    mean = jnp.mean(near, AXES)
+    return mean + shift, jnp.mean(jnp.square(near), AXES) - jnp.square(mean)
+
+
+def mean_by_product(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `mean_shifted`, the sums as matrix products with ones."""
+    near = (x - shift).astype(jnp.bfloat16).reshape(-1, x.shape[-1])
+    ones = jnp.ones((1, len(near)), jnp.bfloat16)
+    sums = functools.partial(jnp.matmul, ones, preferred_element_type=jnp.float32)
+    mean = sums(near)[0] / len(near)
+    return mean + shift, sums(jnp.square(near))[0] / len(near) - jnp.square(mean)
+
+
+def norm(moments: Callable, x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """Return ReLU of the normalised images."""
+    x32 = x.astype(jnp.float32)
+    mean, variance = moments(x32, shift)
+    y = (x32 - mean) * (scale * jax.lax.rsqrt(variance + EPSILON))
+    return jnp.maximum(y, 0).astype(x.dtype)
+
+
+@jax.custom_vjp
+def norm_by_hand(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """Return `norm` with `mean_shifted`; its gradient is written out: two sums, then one pass."""
+    return norm(mean_shifted, x, scale, shift)
+
+
+def _forward(x, scale, shift):
+    mean, variance = mean_shifted(x.astype(jnp.float32), shift)
+    rate = jax.lax.rsqrt(variance + EPSILON)
+    y = (x.astype(jnp.float32) - mean) * (scale * rate)
+    return jnp.maximum(y, 0).astype(x.dtype), (x, scale, mean, rate)
+
+
+def _backward(saved, dy):
+    x, scale, mean, rate = saved
+    unit = (x.astype(jnp.float32) - mean) * rate
+    dy = jnp.where(unit * scale > 0, dy.astype(jnp.float32), 0)
+    d_bias, d_scale = jnp.sum(dy, AXES), jnp.sum(dy * unit, AXES)
+    count = np.float32(x.size // x.shape[-1])
+    dx = (scale * rate) * (dy - d_bias / count - unit * (d_scale / count))
+    return dx.astype(x.dtype), d_scale, jnp.zeros_like(mean)
+
+
+norm_by_hand.defvjp(_forward, _backward)
+
+
+def sums_in_pallas(x: jax.Array, interpret: bool) -> jax.Array:
+    """Return the sums of x and of its squares, float32 [2, C], by a kernel of our own."""
+    from jax.experimental import pallas as pl
+
+    rows, block = x.reshape(-1, x.shape[-1]), 512
+    channels = rows.shape[-1]
+
+    def kernel(block_ref, out_ref):
+        values = block_ref[...].astype(jnp.float32)
+        out_ref[0, 0, :] = jnp.sum(values, 0)
+        out_ref[0, 1, :] = jnp.sum(values * values, 0)
+
+    grid = len(rows) // block
+    options: dict[str, Any] = {"interpret": interpret}
+    if not interpret:
+        from jax.experimental.pallas import triton
+
+        options["compiler_params"] = triton.CompilerParams(num_warps=4)
+    parts = pl.pallas_call(
+        kernel,
+        grid=(grid,),
+        in_specs=[pl.BlockSpec((block, channels), lambda i: (i, 0))],
+        out_specs=pl.BlockSpec((1, 2, channels), lambda i: (i, 0, 0)),
+        out_shape=jax.ShapeDtypeStruct((grid, 2, channels), jnp.float32),
+        **options,
+    )(rows)
+    return jnp.sum(parts, 0)
+
+
+def pool_by_views(x: jax.Array) -> jax.Array:
+    """Return the maximum of windows of 2 from four strided views."""
+    views = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    return functools.reduce(jnp.maximum, views)
+
+
+def pool_by_reshape(x: jax.Array) -> jax.Array:
+    """Return the maximum of windows of 2 over reshaped axes."""
+    b, h, w, c = x.shape
+    return jnp.max(x.reshape(b, h // 2, 2, w // 2, 2, c), (2, 4))
+
+
+def with_gradient(function: Callable) -> Callable:
+    """Return a function (dy, x, ...) -> result and its gradient for x, for a given dy."""
+
+    def both(dy: jax.Array, x: jax.Array, *others: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y, back = jax.vjp(lambda x: function(x, *others), x)
+        return y, back(dy)[0]
+
+    return both
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve 3x3."""
+    order = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=order)
+
+
+def gradient(function: Callable, number: int) -> Callable:
+    """Return a function (dy, ...) -> gradient for one of the others; the result is not made."""
+
+    def back(dy: jax.Array, *arguments: jax.Array) -> jax.Array:
+        return jax.vjp(function, *arguments)[1](dy)[number]
+
+    return back
+
+
+def both_convolved(x: jax.Array, skip: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return the convolution of two images laid together, as two that are added."""
+    half = kernel.shape[2] // 2
+    return convolve(x, kernel[:, :, :half]) + convolve(skip, kernel[:, :, half:])
+
+
+def laid_together(x: jax.Array, skip: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return the convolution of two images laid together."""
+    return convolve(jnp.concatenate([x, skip], -1), kernel)
+
+
+def cases(batch: int, size: int, channels: int) -> list[tuple[str, float, Callable, tuple]]:
+    """Return name, fewest passes over the images, function and arguments of each.
+
+    All arrays are arguments: what a program closes over becomes a part of it.
+    """
+    keys = jax.random.split(jax.random.key(0), 5)
+    draw = functools.partial(jax.random.normal, dtype=jnp.bfloat16)
+    x, dy = (draw(k, (batch, size, size, channels)) for k in keys[:2])
+    half = draw(keys[2], (batch, size // 2, size // 2, channels))
+    vectors = (jnp.full(channels, 1.1), jnp.full(channels, 0.1))
+    on_cpu = jax.default_backend() == "cpu"
+    made: list[tuple[str, float, Callable, tuple]] = [("copy", 2, lambda x: x + 1, (x,))]
+
+    def statistics(moments: Callable) -> Callable:
+        return lambda x, shift: moments(x.astype(jnp.float32), shift)
+
+    for moments in (mean_two_pass, mean_one_pass, mean_shifted, mean_by_product):
+        name = moments.__name__.removeprefix("mean_")
+        forward = functools.partial(norm, moments)
+        made += [
+            (f"statistics, {name}", 1, statistics(moments), (x, vectors[1])),
+            (f"norm and ReLU, {name}", 3, forward, (x, *vectors)),
+            (f"norm and ReLU with gradient, {name}", 8, with_gradient(forward), (dy, x, *vectors)),
+        ]
+    by_hand = ("norm and ReLU with gradient, by hand", 8, with_gradient(norm_by_hand))
+    made += [(*by_hand, (dy, x, *vectors))]
+    made += [("statistics, Pallas", 1, lambda x: sums_in_pallas(x, on_cpu), (x,))]
+    pool = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
+    ways = (("views", pool_by_views), ("reshape", pool_by_reshape), ("reduce_window", pool))
+    for name, way in ways:
+        made.append((f"pool with gradient, {name}", 2.75, with_gradient(way), (half, x)))
+    for inputs in (3, 4, 8, 16, channels):
+        image = draw(keys[0], (batch, size, size, inputs))
+        kernel = draw(keys[3], (3, 3, inputs, channels))
+        least = 1 + inputs / channels
+        made += [
+            (f"convolution, {inputs} channels", least, convolve, (image, kernel)),
+            (f"its kernel gradient, {inputs}", least, gradient(convolve, 1), (dy, image, kernel)),
+        ]
+    made.append(("its image gradient", 2, gradient(convolve, 0), (dy, x, kernel)))
+    kernel = draw(keys[4], (3, 3, 2 * channels, channels))
+    for name, way in (("laid together", laid_together), ("added", both_convolved)):
+        made.append((f"two convolved, {name}", 3, way, (x, dy, kernel)))
+    return made
+
+
+def time_of(function: Callable, arguments: Sequence[jax.Array], steps: int) -> tuple[float, float]:
+    """Return seconds of one run, and of compiling."""
+    start = time.perf_counter()
+    program = jax.jit(function).lower(*arguments).compile()
+    compiled = time.perf_counter() - start
+    times = []
+    for number in range(4):
+        start = time.perf_counter()
+        for _ in range(steps if number else 2):
+            y = program(*arguments)
+        jax.block_until_ready(y)
+        times.append((time.perf_counter() - start) / steps)
+    return min(times[1:]), compiled
+
+
+def main(argv: Sequence[str]):
+    """Run it."""
+    shape = (2, 32, 8) if "--small" in argv else (32, 256, 32)
+    part, copy = "layers", 0.0
+    image_bytes = 2 * shape[0] * shape[1] ** 2 * shape[2]
+    for name, least, function, arguments in cases(*shape):
+        try:
+            seconds, compiled = time_of(function, arguments, 2 if "--small" in argv else 20)
+        except Exception as error:  # the others are still worth their time
+            emit(part, layer=name, error=f"{type(error).__name__}: {error}"[:300])
+            continue
+        copy = copy or seconds / 2  # the first: one pass
+        emit(
+            part,
+            layer=name,
+            ms=round(1e3 * seconds, 4),
+            passes=round(seconds / copy, 2),
+            least=least,
+            gigabytes_per_second=round(least * image_bytes / seconds / 1e9),
+            compile_seconds=round(compiled, 2),
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
