@@ -6,6 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jaxseg.datasets.index import Patient
+
 SIZE = (12, 16)
 
 
@@ -81,3 +83,9 @@ def tiff(
         + directory
         + struct.pack("<I", next_page)
     )
+
+
+def patient(name: str, digests=None, tumour=5) -> Patient:
+    digests = (f"digest of {name}",) if digests is None else digests
+    files = tuple(f"{name}/{n}.png" for n in range(len(digests)))
+    return Patient(name, 0, (tumour,) * len(files), tuple(range(len(files))), digests, files)

@@ -4,20 +4,14 @@ import re
 
 import hypothesis.strategies as st
 import pytest
+from fake_data import patient
 from hypothesis import given, settings
 
 from jaxseg.config import Split
-from jaxseg.datasets.index import Patient
 from jaxseg.datasets.splits import NAMES, _place, split_patients
 from jaxseg.errors import UserError
 
 LISTS = Split(train=("a", "b"), validation=("c",), test=("d",))
-
-
-def patient(name: str, digests=None, tumour=5) -> Patient:
-    digests = (f"digest of {name}",) if digests is None else digests
-    files = tuple(f"{name}/{n}.png" for n in range(len(digests)))
-    return Patient(name, 0, (tumour,) * len(files), tuple(range(len(files))), digests, files)
 
 
 def problems(patients, split) -> list[str]:

@@ -6,8 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from fake_data import write_folders
-from test_splits import patient
+from fake_data import patient, write_folders
 
 from jaxseg import doctor
 from jaxseg.config import Config, Dataset, Split

@@ -10,7 +10,6 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from absl import flags
 from fake_config import tiny_config
 from fake_data import write_image
 from fake_volumes import oblique_affine, write_nifti
@@ -32,7 +31,6 @@ from jaxseg.scans.decode import decode_image
 from jaxseg.scoring import contours
 from jaxseg.training.state import new_state
 
-OPTIONS = ("workdir", "output", "channels", "fill", "tta", "tile", "probabilities", "overwrite")
 POINT = OperatingPoint(threshold=0.5, min_lesion=12, temperature=1.5)
 
 
@@ -83,15 +81,11 @@ def run(config, prepared, tmp_path_factory):
 
 @pytest.fixture
 def program(monkeypatch):
-    """The program's main, in this process; its flags are undone each time."""
+    """The program's main, in this process."""
     monkeypatch.setattr(predict, "start_computing", lambda: None)
 
     def main(*argv):
-        try:
-            predict.main([str(a) for a in argv])
-        finally:
-            for name in OPTIONS:
-                delattr(flags.FLAGS, name)
+        predict.main([str(a) for a in argv])
 
     return main
 

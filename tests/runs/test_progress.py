@@ -139,7 +139,7 @@ from pathlib import Path
 from jaxseg.config import Train
 from jaxseg.runs.progress import Progress
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {here!r}]
 from test_progress import fake_metrics
 
 with Progress(Path({folder!r}), 0, Train(num_steps=4, batch_size=8, log_every_steps=2)) as shown:
@@ -162,7 +162,9 @@ def test_a_terminal_shows_a_bar(tmp_path):
     leader, follower = pty.openpty()
     rows_columns = struct.pack("HHHH", 24, 120, 0, 0)
     fcntl.ioctl(follower, termios.TIOCSWINSZ, rows_columns)
-    code = BAR.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    code = BAR.format(
+        tests=str(Path(__file__).parents[1]), here=str(Path(__file__).parent), folder=str(tmp_path)
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, stderr=follower, stdout=subprocess.PIPE
