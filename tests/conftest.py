@@ -29,6 +29,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 flags.FLAGS.mark_as_parsed()  # grain's loader processes ask for parsed flags
 
+pytest_plugins = ["guard"]
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call():
