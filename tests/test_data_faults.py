@@ -262,7 +262,6 @@ def program(config, tmp_path):
     text = PROGRAM.format(tests=str(Path(__file__).parent), cache=config.dataset.cache_dir)
     file.write_text(text)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/jax")
     started = []
 
     def start(*arguments: str) -> subprocess.Popen:
