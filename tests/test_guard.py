@@ -81,7 +81,7 @@ def test_hangs_in_c():
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run pytest with the guard on the tests above."""
+    """Run pytest with the guard on the tests above, under a parent and in a group of its own."""
     (folder / "test_bad.py").write_text(TESTS)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = last\n")
     program = (
@@ -91,12 +91,13 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
     command = [sys.executable, "-c", program, "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(
-        command,
+        ["sh", "-c", '"$@"; exit $?', "sh", *command],
         cwd=folder,
         env=os.environ | {"COLUMNS": "500"},  # for lines to be whole
         capture_output=True,
         text=True,
         timeout=300,
+        start_new_session=True,
     )
 
 
@@ -125,7 +126,7 @@ def test_the_end_of_the_test_process_is_told(tmp_path):
         ended.stderr,
     ), ended.stderr
     killed = run(tmp_path, "-s", "-k", "test_killed_from_outside")
-    assert killed.returncode == -9
+    assert killed.returncode == 128 + 9
     assert "without a summary: call of test_bad.py::test_killed_from_outside," in killed.stderr
 
 
