@@ -15,19 +15,22 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_backend_optimization_level=1 --xla_force_host_platform_device_count=8"
 )
+# In the programs that the tests start as well.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import pytest
 from absl import flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 # Under nohup or in the background of a script they are ignored, and the programs under test would
 # inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 flags.FLAGS.mark_as_parsed()  # grain's loader processes ask for parsed flags
+
+pytest_plugins = ["guard", "compiled"]
 
 
 @pytest.hookimpl(wrapper=True)

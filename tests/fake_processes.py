@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def environment(process: int, count: int, port: int, devices: int, cache: Path) -> dict[str, str]:
+def environment(process: int, count: int, port: int, devices: int) -> dict[str, str]:
     """Return the variables of one of `count` processes with so many simulated devices each."""
     made = {
         name: value
@@ -25,7 +25,8 @@ def environment(process: int, count: int, port: int, devices: int, cache: Path) 
         "XLA_FLAGS": "--xla_backend_optimization_level=1 "
         f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     if count > 1:
         made |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
@@ -34,7 +35,7 @@ def environment(process: int, count: int, port: int, devices: int, cache: Path) 
 
 
 def start(
-    command: list, count: int, total_devices: int, cache: Path, last: tuple[str, ...] = ()
+    command: list, count: int, total_devices: int, last: tuple[str, ...] = ()
 ) -> list[subprocess.Popen]:
     """Start the command as `count` processes that share the devices; output is captured.
 
@@ -46,7 +47,7 @@ def start(
     return [
         subprocess.Popen(
             [sys.executable, *map(str, command), *(last if i == count - 1 else ())],
-            env=environment(i, count, port, total_devices // count, cache),
+            env=environment(i, count, port, total_devices // count),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """Training steps on a mesh, for comparing meshes: the same batches, gradients and SGD."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -48,9 +49,18 @@ def share(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def sgd_steps(
-    config: Config, mesh: Mesh, num_steps: int, make_batch=make_batch
+    config: Config,
+    mesh: Mesh,
+    num_steps: int,
+    make_batch=make_batch,
+    after: Callable[[int, TrainState], None] = lambda step, state: None,
 ) -> tuple[TrainState, list[dict]]:
     """Take steps of plain gradient descent; Adam would blow rounding up to whole steps.
+
+    Args:
+        config, mesh, num_steps: what and how long.
+        make_batch: gives the batch of a step from 0 on.
+        after: is shown the state before the first step (0) and after each.
 
     Returns:
         The state and the metrics of every step, as arrays of the mesh.
@@ -70,9 +80,11 @@ def sgd_steps(
     )
     step = jax.jit(bound, out_shardings=(shardings(state), replicated(mesh)), donate_argnums=0)
     logs = []
+    after(0, state)
     for seed in range(num_steps):
         state, log = step(state, to_global(share(make_batch(seed)), mesh))
         logs.append(log)
+        after(seed + 1, state)
     return state, logs
 
 

@@ -1,11 +1,7 @@
-"""What the loader says when its files or its processes are lost; nothing waits for ever.
-
-Every wait has a time limit of its own, so that a hang fails the test.
-"""
+"""What the loader says when its files or its processes are lost; nothing waits for ever."""
 
 import contextlib
 import dataclasses
-import faulthandler
 import itertools
 import os
 import shutil
@@ -29,14 +25,8 @@ from jaxseg.errors import TrainingFailed
 from jaxseg.machine import locks
 from jaxseg.runs import workdir
 
-TIME_LIMIT_SECONDS = 120
-
-
-@pytest.fixture(autouse=True)
-def time_limit():
-    faulthandler.dump_traceback_later(TIME_LIMIT_SECONDS, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+TIME_LIMIT_SECONDS = 300  # a hang fails the test; on a busy machine it may well take minutes
+pytestmark = pytest.mark.time_limit(TIME_LIMIT_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +265,6 @@ def program(config, tmp_path):
     text = PROGRAM.format(tests=str(Path(__file__).parents[1]), cache=config.dataset.cache_dir)
     file.write_text(text)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[2] / ".pytest_cache/jax")
     started = []
 
     def start(*arguments: str) -> subprocess.Popen:

@@ -12,12 +12,14 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from fake_config import tiny_config
 from fake_data import write_folders
 
 from jaxseg.config import Input
 from jaxseg.datasets.prepare import prepare
 from jaxseg.evaluation import score
+from jaxseg.evaluation.score import evaluate
 from jaxseg.machine.files import write_json
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction import inference
@@ -186,7 +188,29 @@ def program(name: str, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_own_slices_from_training_to_external_validation(tmp_path):
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run `jaxseg.evaluate` as `program` does, but in this process: without its start."""
+
+    def run(*arguments) -> subprocess.CompletedProcess:
+        command = ["jaxseg.evaluate", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        code = 0
+        capsys.readouterr()
+        try:
+            cli.run(evaluate.main)
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            for name in ("workdir", "split", "source", "output"):
+                delattr(flags.FLAGS, name)
+        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
+
+    monkeypatch.setattr(evaluate, "keep_compiled_programs", lambda: None)
+    return run
+
+
+def test_own_slices_from_training_to_external_validation(tmp_path, here):
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     write_folders(inside, patients=4)
     write_folders(outside, patients=2)
@@ -198,13 +222,13 @@ def test_own_slices_from_training_to_external_validation(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run / "evaluation/test/report.html").is_file()
 
-    done = program("evaluate", "--workdir", run, "--source", outside)
+    done = here("--workdir", run, "--source", outside)
     assert done.returncode == 2
     assert "not external: images of 2 of 2 patients took part" in done.stderr
 
     for patient in (0, 1):  # other ids, the same images
         (outside / f"p{patient}").rename(outside / f"q{patient}")
-    done = program("evaluate", "--workdir", run, "--source", outside)
+    done = here("--workdir", run, "--source", outside)
     assert done.returncode == 2
     assert "not external: images of 2 of 2 patients took part" in done.stderr
 
@@ -219,19 +243,19 @@ def test_own_slices_from_training_to_external_validation(tmp_path):
 
     for patient in (0, 1):  # the ids of training patients, other images
         (outside / f"q{patient}").rename(outside / f"p{patient}")
-    done = program("evaluate", "--workdir", run, "--source", outside)
+    done = here("--workdir", run, "--source", outside)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning: 2 of 2 patients have the id, but not the images" in done.stdout
 
-    done = program("evaluate", "--workdir", run, "--source", tmp_path / "nowhere")
+    done = here("--workdir", run, "--source", tmp_path / "nowhere")
     assert done.returncode == 2
     assert "--source is read like the training data: image_folder" in done.stderr
 
-    done = program("evaluate", "--workdir", run, "--split", "all", "--output", tmp_path / "all")
+    done = here("--workdir", run, "--split", "all", "--output", tmp_path / "all")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not an honest score" in done.stdout
     assert json.loads((tmp_path / "all/scores.json").read_text())["patients"]["n"] == 4
 
-    done = program("evaluate", "--workdir", run, "--source", outside, "--split", "test")
+    done = here("--workdir", run, "--source", outside, "--split", "test")
     assert done.returncode == 2
     assert "leave --split out" in done.stderr

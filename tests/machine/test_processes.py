@@ -26,32 +26,32 @@ LOST = re.compile("most likely since it has lost another process|indicates that 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Path:
-    """A folder for the compiled programs and the prepared data of all tests here."""
+    """A folder for the prepared data of all tests here."""
     return tmp_path_factory.mktemp("shared")
 
 
-def steps_of(count: int, shared: Path, folder: Path, **axes) -> dict[str, np.ndarray]:
+def steps_of(count: int, folder: Path, **axes) -> dict[str, np.ndarray]:
     output = folder / f"{count}{axes}.npz"
     arguments = [f"{name}={size}" for name, size in axes.items()]
     command = [fake_processes.__file__, output, *arguments]
-    ended = finish(start(command, count, DEVICES, shared / "jax"))
+    ended = finish(start(command, count, DEVICES))
     assert [code for code, *_ in ended] == [0] * count, ended
     with np.load(output, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
 @pytest.fixture(scope="module")
-def one_process(shared, tmp_path_factory) -> dict[str, np.ndarray]:
-    return steps_of(1, shared, tmp_path_factory.mktemp("one"))
+def one_process(tmp_path_factory) -> dict[str, np.ndarray]:
+    return steps_of(1, tmp_path_factory.mktemp("one"))
 
 
 @pytest.mark.parametrize(
     "count, axes",
     [(2, {"fsdp": 4}), *(pytest.param(n, {}, marks=pytest.mark.slow) for n in (2, 4))],
 )
-def test_processes_compute_what_one_computes(shared, one_process, tmp_path, count, axes):
+def test_processes_compute_what_one_computes(one_process, tmp_path, count, axes):
     """Four devices in all: sums of the same terms in another order."""
-    several = steps_of(count, shared, tmp_path, **axes)
+    several = steps_of(count, tmp_path, **axes)
     np.testing.assert_allclose(several["losses"], one_process["losses"], rtol=1e-5)
     assert several.keys() == one_process.keys()
     for name, value in one_process.items():
@@ -84,12 +84,12 @@ def config_file(shared) -> Path:
 
 
 @pytest.fixture
-def train(shared, config_file):
+def train(config_file):
     """Start a training in several processes; returns them."""
 
     def started(count: int, run: Path, *options: str, devices=DEVICES) -> list[subprocess.Popen]:
         command = ["-m", "jaxseg.train", "--config", config_file, "--workdir", run, *options]
-        return start(command, count, devices, shared / "jax")
+        return start(command, count, devices)
 
     return started
 
@@ -113,11 +113,11 @@ def final_state(run: Path, num_devices: int) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def whole_run(shared, config_file, tmp_path_factory) -> Path:
+def whole_run(config_file, tmp_path_factory) -> Path:
     """A run of two processes that nothing disturbed."""
     run = tmp_path_factory.mktemp("whole")
     command = ["-m", "jaxseg.train", "--config", config_file, "--workdir", run]
-    ended = finish(start(command, 2, DEVICES, shared / "jax"))
+    ended = finish(start(command, 2, DEVICES))
     assert [code for code, *_ in ended] == [0, 0], ended
     (_, first, _), (_, second, _) = ended
     assert "Dice per patient" in first and "devices: 4 x cpu, 2 processes (data 4)" in first
@@ -149,9 +149,9 @@ def test_sigterm_to_one_of_two_saves_both_and_the_restart_ends_the_same(train, w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
-def test_scores_do_not_depend_on_the_number_of_processes(shared, whole_run, tmp_path, count):
+def test_scores_do_not_depend_on_the_number_of_processes(whole_run, tmp_path, count):
     command = ["-m", "jaxseg.evaluate", "--workdir", whole_run, "--output", tmp_path]
-    ended = finish(start(command, count, DEVICES, shared / "jax"))
+    ended = finish(start(command, count, DEVICES))
     assert [code for code, *_ in ended] == [0] * count, ended
     assert ["Dice per patient" in out for _, out, _ in ended] == [i == 0 for i in range(count)]
     assert not any(out for _, out, _ in ended[1:])
@@ -232,8 +232,8 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_with_other_settings_are_refused(shared, config_file, tmp_path):
+def test_processes_with_other_settings_are_refused(config_file, tmp_path):
     command = ["-m", "jaxseg.train", "--config", config_file, "--workdir", tmp_path / "run"]
-    ended = finish(start(command, 2, DEVICES, shared / "jax", last=("--config.seed=3",)))
+    ended = finish(start(command, 2, DEVICES, last=("--config.seed=3",)))
     assert [code for code, *_ in ended] == [2, 2], ended
     assert "process 1 was started with other settings than process 0" in ended[0][2]

@@ -209,7 +209,6 @@ def program(cache, tmp_path):
     file = tmp_path / "tiny.py"
     file.write_text(CONFIG_FILE.format(tests=str(Path(__file__).parents[1]), cache=str(cache)))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "jax")
     devices = "--xla_force_host_platform_device_count=2"  # quicker on two cores than eight
     environment["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {devices}"
 

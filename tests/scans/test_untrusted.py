@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,8 @@ from jaxseg.datasets import prepare as prepare_module
 from jaxseg.errors import UserError
 from jaxseg.scans.files import MAX_FILE_BYTES, list_files
 
-
-@pytest.fixture(autouse=True)
-def alarm():
-    """Turn a hang (a pipe that is opened, links in a circle) into a failure."""
-
-    def fail(*_):
-        raise AssertionError("hangs")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(30)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+# Turns a hang (a pipe that is opened, links in a circle) into a failure.
+pytestmark = pytest.mark.time_limit(60)
 
 
 def prepare(source: Path):

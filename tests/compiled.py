@@ -1,0 +1,71 @@
+"""What is compiled is kept, in memory and on disk: a plugin of pytest, which conftest.py loads.
+
+Of a tiny run, most time goes into tracing and compiling what an earlier test has compiled.
+"""
+
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable
+
+import jax
+import pytest
+from jax._src import lru_cache
+
+from jaxseg.config import Config, Dataset, Split, Train
+from jaxseg.runs import loop, validation
+from jaxseg.training import state
+
+
+def what_is_compiled(config: Config) -> Config:
+    """Return the config without the settings that no compiled step depends on."""
+    chosen = {name: getattr(config.train, name) for name in ("num_steps", "accumulate")}
+    return dataclasses.replace(
+        config, seed=0, profile=(), dataset=Dataset(), split=Split(), train=Train(**chosen)
+    )
+
+
+def shared(make: Callable) -> Callable:
+    """Return `make`, but giving the same function for the same config and shapes again."""
+    made = {}
+
+    @functools.wraps(make)
+    def once(config, *args):
+        leaves, structure = jax.tree.flatten(args)
+        key = what_is_compiled(config), structure, tuple(map(repr, leaves))
+        if key not in made:
+            made[key] = make(config, *args)
+        return made[key]
+
+    return once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_steps():
+    """Have `loop.train` find the steps of earlier runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (state, "_initialiser"),
+            (loop, "jit_train_step"),
+            (loop, "jit_observe"),
+            (validation, "jit_validation_step"),
+            (validation, "jit_predict"),
+        ):
+            patch.setattr(module, name, shared(getattr(module, name)))
+        yield
+
+
+def put_whole(cache: lru_cache.LRUCache, key: str, value: bytes):
+    """Write an entry of the cache on disk in one go; jax's own may leave, or show, half of it."""
+    part = cache.path / f"{key}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        part.write_bytes(value)
+        part.rename(cache.path / f"{key}-cache")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def pytest_configure():
+    """Keep the cache whole where a run of pytest is killed, or two use it at once."""
+    lru_cache.LRUCache.put = put_whole

@@ -1,0 +1,137 @@
+"""That no test ends the test process unseen, whatever it does: each way, in a pytest of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = """
+import contextlib, ctypes, faulthandler, os, signal, subprocess, sys, threading, time
+import psutil, pytest
+C = ctypes.CDLL(None)
+
+def test_exit(): os._exit(0)
+def test_abort(): os.abort()
+def test_exec(): os.execv(sys.executable, [sys.executable, "-c", ""])
+def test_kill(): os.kill(os.getpid(), signal.SIGKILL)
+def test_kill_by_psutil(): psutil.Process().kill()
+def test_interrupt(): os.kill(os.getpid(), signal.SIGINT)
+def test_parent(): os.kill(os.getppid(), signal.SIGTERM)
+def test_own_group(): os.killpg(os.getpgrp(), signal.SIGTERM)
+def test_everyone(): os.kill(0, signal.SIGTERM)
+def test_raise(): signal.raise_signal(signal.SIGTERM)
+def test_thread_kill(): signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+def test_dump(): faulthandler.dump_traceback_later(1, exit=True)
+
+def test_in_a_thread():
+    thread = threading.Thread(target=os._exit, args=(1,))
+    thread.start()
+    thread.join()
+
+def test_swallowed():
+    with contextlib.suppress(BaseException):
+        os._exit(1)
+
+@pytest.fixture
+def exits():
+    yield
+    os._exit(1)
+
+def test_in_a_fixture(exits): pass
+
+@pytest.mark.time_limit(0.3)
+def test_waits_for_ever(): threading.Event().wait()
+
+@pytest.mark.time_limit(0.3)
+def test_swallows_the_alarm():
+    for _ in range(2):
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+
+def test_good():
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    os.kill(child.pid, 0)
+    os.killpg(child.pid, signal.SIGTERM)
+    assert child.wait() == -signal.SIGTERM
+    received = []
+    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert received
+    if not (forked := os.fork()):
+        os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 3
+
+@pytest.mark.last
+def test_ends_in_c():
+    os.write(2, b"a library's last words")
+    C._exit(0)
+
+@pytest.mark.last
+def test_killed_from_outside(): C.kill(os.getpid(), signal.SIGKILL)
+
+@pytest.mark.last
+@pytest.mark.time_limit(0.3)
+def test_hangs_in_c():
+    mutex = bytes(64)
+    for _ in range(2):
+        ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+"""
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run pytest with the guard on the tests above, under a parent and in a group of its own."""
+    (folder / "test_bad.py").write_text(TESTS)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = last\n")
+    program = (
+        f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import guard, pytest\n"
+        "guard.HANG_SECONDS = 0.6\n"
+        "sys.exit(pytest.main(plugins=[guard]))"
+    )
+    command = [sys.executable, "-c", program, "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(
+        ["sh", "-c", '"$@"; exit $?', "sh", *command],
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "500"},  # for lines to be whole
+        capture_output=True,
+        text=True,
+        timeout=300,
+        start_new_session=True,
+    )
+
+
+def test_what_would_end_the_test_process_fails_the_test(tmp_path):
+    done = run(tmp_path, "-m", "not last", "-rA", "-W", "error")
+    assert (done.returncode, done.stderr) == (1, "")
+    told = re.findall(r"^(FAILED|ERROR|PASSED) test_bad.py::(\w+)(?: - (.*))?", done.stdout, re.M)
+    passed = [name for result, name, _ in told if result == "PASSED"]
+    assert passed == ["test_in_a_fixture", "test_good"], done.stdout
+    bad = {name: text for result, name, text in told if result != "PASSED"}
+    every = set(re.findall(r"^def (test_\w+)", TESTS.partition("@pytest.mark.last")[0], re.M))
+    assert bad.keys() == every - {"test_good"}
+    for name, text in bad.items():
+        hangs = name in ("test_waits_for_ever", "test_swallows_the_alarm")
+        said = "hangs: call has taken 0.3 s" if hangs else "would have ended the test process"
+        assert said in text or name == "test_in_a_thread", (name, text)
+
+
+def test_the_end_of_the_test_process_is_told(tmp_path):
+    ended = run(tmp_path, "-k", "test_good or test_ends_in_c")
+    assert "passed" not in ended.stdout
+    assert re.search(
+        r"ERROR: the test process \d+ ended without a summary: call of "
+        r"test_bad.py::test_ends_in_c, after \d+ s\n"
+        r"What it had written to stderr:\na library's last words\n$",
+        ended.stderr,
+    ), ended.stderr
+    killed = run(tmp_path, "-s", "-k", "test_killed_from_outside")
+    assert killed.returncode == 128 + 9
+    assert "without a summary: call of test_bad.py::test_killed_from_outside," in killed.stderr
+
+
+def test_a_hang_in_c_ends_with_all_that_is_known(tmp_path):
+    ended = run(tmp_path, "-k", "test_hangs_in_c")
+    assert ended.returncode == 1
+    assert re.search(r"Timeout \(.*\)!\n(.*\n)+.*line \d+ in test_hangs_in_c\n", ended.stderr)
+    assert "without a summary: call of test_bad.py::test_hangs_in_c," in ended.stderr
