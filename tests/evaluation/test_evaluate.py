@@ -12,14 +12,13 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 from fake_config import tiny_config
 from fake_data import write_folders
 
-from jaxseg.config import Input
+from jaxseg import evaluate
+from jaxseg.config import Input, command_line
 from jaxseg.datasets.prepare import prepare
 from jaxseg.evaluation import score
-from jaxseg.evaluation.score import evaluate
 from jaxseg.machine.files import write_json
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction import inference
@@ -198,15 +197,12 @@ def here(monkeypatch, capsys):
         code = 0
         capsys.readouterr()
         try:
-            cli.run(evaluate.main)
+            command_line.run(evaluate.main)
         except SystemExit as ended:
             code = ended.code
-        finally:
-            for name in ("workdir", "split", "source", "output"):
-                delattr(flags.FLAGS, name)
         return subprocess.CompletedProcess(command, code, *capsys.readouterr())
 
-    monkeypatch.setattr(evaluate, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(evaluate, "start_computing", lambda: None)
     return run
 
 
