@@ -12,7 +12,8 @@ from jaxseg.config import Config
 from jaxseg.errors import UserError
 from jaxseg.imaging.geometry import record_matrix
 from jaxseg.imaging.volumes import slice_records
-from jaxseg.layouts.find import Scan, find_by_channel, find_scans, parse_patterns
+from jaxseg.layouts.channels import find_by_channel, parse_patterns
+from jaxseg.layouts.find import Scan, find_scans
 from jaxseg.prediction import predictions
 from jaxseg.prediction.ensemble import Ensemble, predict_probability
 from jaxseg.prediction.inference import Predictor
