@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import PurePosixPath
 
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
@@ -119,4 +120,8 @@ def list_source(config: Dataset) -> Files | None:
         return None
     if not config.source:
         raise UserError(f"{kind.name} needs the path of your scans: --config.dataset.source=PATH")
-    return list_files(config.source, kind.roots)
+    files = list_files(config.source, kind.roots)
+    lost = [name for name in files.dead if not PurePosixPath(name).suffix]  # perhaps of a folder
+    if lost:
+        raise UserError(f"{lost[0]}: a symbolic link to nowhere; mend it or remove it")
+    return files

@@ -103,22 +103,22 @@ def looks_like(names: list[str]) -> str:
     lgg = sum(bool(LGG_NAME.fullmatch(PurePosixPath(n).name)) for n in names)
     if lgg:
         return (
-            f"{_files(lgg, '.tif')} are named as in the LGG set: --config.dataset.name=lgg_mri "
+            f"{_files(lgg, '.tif')} named as in the LGG set: --config.dataset.name=lgg_mri "
             "trains on them, jaxseg.predict reads them"
         )
     images = [n for n in names if suffix_of(n) in IMAGE_SUFFIXES]
     masks = sum(is_mask(n) for n in images)
     if masks and masks < len(images):
         return (
-            f"{len(images) - masks} images and {masks} masks: --config.dataset.name=image_folder "
-            "trains on them, jaxseg.predict reads them"
+            f"images ({len(images) - masks}) and masks ({masks}): "
+            "--config.dataset.name=image_folder trains on them, jaxseg.predict reads them"
         )
     if images and not masks:
-        return f"{len(images)} images without masks: jaxseg.predict reads them"
+        return f"images ({len(images)}) without masks: jaxseg.predict reads them"
     kinds = Counter(kind for n in names for kind, known in VOLUMES.items() if suffix_of(n) in known)
     if not kinds:
         return "; ".join(f"{line}, which jaxseg does not read" for line in unread(names))
-    found = ", ".join(f"{count} {kind} files" for kind, count in kinds.items())
+    found = ", ".join(_files(count, kind) for kind, count in kinds.items())
     if kinds.keys() & {"NIfTI", "DICOM"}:
         return (
             f"{found}: jaxseg.predict reads NIfTI and DICOM; training takes slices only, save "
@@ -127,5 +127,5 @@ def looks_like(names: list[str]) -> str:
     return f"{found}, which jaxseg does not read: convert them to NIfTI"
 
 
-def _files(count: int, suffix: str) -> str:
-    return f"1 {suffix} file" if count == 1 else f"{count} {suffix} files"
+def _files(count: int, kind: str) -> str:
+    return f"1 {kind} file" if count == 1 else f"{count} {kind} files"
