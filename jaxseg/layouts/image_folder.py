@@ -47,7 +47,7 @@ def find_slices(
             f"among {len(names)} files" + (f"; {looks}" if looks else "") + _unread_masks(names)
         )
     entries = _without_common_folder(_entries(names))
-    problems += [f"{n}: neither PNG, TIFF nor JPEG; save it as PNG" for n in names if _is_stray(n)]
+    problems += [f"{n}: neither PNG, TIFF nor JPEG" for n in names if _is_stray(n)]
     slices = defaultdict(list)
     for key, files in pair(entries, problems).items():
         patient = _patient(key, dataset, regex, problems)

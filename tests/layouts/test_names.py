@@ -88,7 +88,7 @@ def test_masks_of_other_formats_are_named():
         find_slices(names, Dataset(), [])
     problems = []
     find_slices(["p/a.png", "p/a_mask.png", "p/b.png", "p/b_mask.gif"], Dataset(), problems)
-    assert "p/b_mask.gif: neither PNG, TIFF nor JPEG; save it as PNG" in problems
+    assert "p/b_mask.gif: neither PNG, TIFF nor JPEG" in problems
 
 
 @pytest.mark.parametrize(
