@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
+from jaxseg.imaging.volumes import in_its_volume
 from jaxseg.layouts.detect import detect
 from jaxseg.layouts.find import find_scans
 from jaxseg.layouts.kinds import LGG
@@ -88,7 +89,10 @@ class Run:
 
 
 def read_scan(path: str | Path, patient: str | None = None) -> Volume:
-    """Read a scan: NIfTI, a DICOM series, slices as PNG, TIFF or JPEG; masks are left out.
+    """Read a scan: NIfTI, a DICOM series, slices as PNG, TIFF or JPEG.
+
+    Masks are left out, but for a file that is given itself. A slice by itself is normalised with
+    those of its patient beside it, where there are any.
 
     Args:
         path: a file, the folder of a patient, or a folder or zip of patients.
@@ -100,12 +104,14 @@ def read_scan(path: str | Path, patient: str | None = None) -> Volume:
     Raises:
         UserError: nothing is there, or several patients and none is named, or it cannot be read.
     """
-    found = {scan.patient: scan for scan in find_scans(Path(path).expanduser(), Dataset())}
+    scans = find_scans(Path(path).expanduser(), Dataset(), masks=True)
+    found = {scan.patient: scan for scan in scans}
     if patient is None and len(found) > 1:
         raise UserError(f"{path}: {len(found)} patients, say which: {', '.join([*found][:5])}, ...")
     if patient is not None and patient not in found:
         raise UserError(f"{path}: no patient {patient}; there are {', '.join([*found][:5])}, ...")
-    return found[patient or next(iter(found))].read()
+    scan = found[patient or next(iter(found))]
+    return in_its_volume(scan.read(), scan.around.read()) if scan.around else scan.read()
 
 
 def prepare_data(source: str | Path | None = None, **settings: Any) -> Prepared:

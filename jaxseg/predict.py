@@ -1,10 +1,11 @@
 """Segment scans: python -m jaxseg.predict --workdir DIR INPUT... [--output DIR].
 
-INPUT is a PNG, TIFF or JPEG slice; a folder with the slices of one patient, or with a folder for
-each patient (masks beside them are left out); a zip of those; a NIfTI file (.nii, .nii.gz; 3D, or
-4D with the model's channels in order); a folder with one DICOM series; or a folder of any of
-these. Scans need the channels the model was trained on, named t1, flair, t1c for the LGG set and
-the phantom.
+INPUT is a folder with the PNG, TIFF or JPEG slices of one patient, or with a folder for each
+patient; a NIfTI file (.nii, .nii.gz; 3D, or 4D with the model's channels in order); a folder with
+one DICOM series; or a folder or zip of any of these. Patients are told apart as in training. Links
+are followed; masks (by name), what jaxseg wrote and what it cannot read are left out and named. A
+slice by itself is normalised with its patient's slices in the same folder. Scans need the channels
+the model was trained on, named t1, flair, t1c for the LGG set and the phantom.
 
   --workdir DIR    folder of the training run (required); several, each with --workdir, are an
                    ensemble: the mean of their calibrated probabilities and operating points
@@ -17,7 +18,8 @@ the phantom.
   --tile           tiles of the training size at the scan's own resolution, overlapping by half,
                    instead of slices resized as in training; for runs that did not resize much
   --probabilities  write the calibrated probabilities too
-  --overwrite      predict anew what is done already
+  --overwrite      predict anew what is done already: the same files, model and options
+  --single-slice   normalise a single slice by itself; the mask may be far off
 
 Writes OUTPUT/PATIENT/mask in the grid and format of the scan: .nii or .nii.gz with its affine,
 codes and zooms; .dcm, a DICOM-SEG; or a folder with a mask (0, 255) for each slice, TIFF for TIFF,
@@ -31,8 +33,9 @@ overlay.png, contours on the slices most affected. OUTPUT/predictions.csv has fo
   mean_confidence           calibrated probability, mean over the mask; empty without a mask
 
 Threshold, smallest lesion kept and temperature are those that the run tuned on its validation
-patients. What cannot be read is listed at the end, and the others are done. Exit code 0, 1 when
-scans failed, or 2 with one line on what to mend. For research use only.
+patients. Scans of one name are told apart by the folders above them. What fails is listed at the
+end, and the others are done. Exit code 0, 1 when scans failed, or 2 with one line on what to mend.
+For research use only.
 """
 
 import sys
@@ -43,9 +46,10 @@ from jaxseg.config import command_line
 from jaxseg.errors import UserError
 from jaxseg.machine.files import make_folder
 from jaxseg.machine.start import start_computing
-from jaxseg.prediction import predictions
+from jaxseg.prediction import places, predictions
 from jaxseg.prediction.ensemble import read_ensemble
 from jaxseg.prediction.new_scans import OPTIONS, find_all, predict_scans
+from jaxseg.runs import workdir
 
 
 def main(argv: Sequence[str]):
@@ -55,7 +59,7 @@ def main(argv: Sequence[str]):
         __doc__,
         text=("output", "channels", "fill"),
         several=("workdir",),
-        switch=("tta", "tile", "probabilities", "overwrite"),
+        switch=("tta", "tile", "probabilities", "overwrite", "single-slice"),
     )
     inputs = [Path(path).expanduser() for path in rest]
     if not options.workdir:
@@ -65,25 +69,30 @@ def main(argv: Sequence[str]):
     start_computing()
     runs = [Path(run).expanduser() for run in options.workdir]
     ensemble = read_ensemble(runs)
-    scans = find_all(inputs, ensemble, options.channels, options.fill)
+    notes = []
+    scans = find_all(inputs, ensemble, options.channels, options.fill, notes)
+    if options.single_slice:  # whatever lies beside it
+        scans = [scan._replace(around=None) for scan in scans]
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     output = Path(options.output).expanduser() if options.output else runs[0] / "predictions"
     how = {
         "runs": [str(run.absolute()) for run in runs],
+        "models": [workdir.fingerprint(run) for run in runs],
         "operating_points": [p._asdict() for points in ensemble.points for p in points],
         **{name: getattr(options, name) for name in OPTIONS},
     }
-    todo = scans
-    if not options.overwrite:
-        todo = [s for s in scans if not predictions.is_done(output, s.patient, how)]
-    if len(todo) < len(scans):
-        print(f"already done: {len(scans) - len(todo)} of {_patients(len(scans))}")
-    problems = []
-    if todo:
+    work = places.plan(scans, output, how, options.overwrite)
+    if work.done:
+        print(f"already done: {work.done} of {_patients(len(scans))}")
+    failed = {}
+    if work.todo:
         make_folder(output)
-        problems = predict_scans(todo, ensemble, output, how)
-    print(f"predicted {_patients(len(todo) - len(problems))}: {output / predictions.TABLE}")
+        failed = predict_scans(work.todo, ensemble, output, how, options.single_slice)
+    print(f"predicted {_patients(len(work.todo) - len(failed))}: {output / predictions.TABLE}")
+    problems = [*work.problems, *(f"{patient}: {why}" for patient, why in failed.items())]
     if problems:
-        lines = [f"failed: {len(problems)} of {_patients(len(todo))}", *problems]
+        lines = [f"failed: {len(problems)} of {_patients(len(scans))}", *problems]
         print("error: " + "\n  ".join(lines), file=sys.stderr)
         sys.exit(1)
 

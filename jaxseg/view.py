@@ -12,7 +12,8 @@ Without INPUT, the patients of the training data, predicted when they are chosen
 
 With INPUT, scans that python -m jaxseg.predict has predicted, and what it wrote:
 
-  INPUT...           as given to predict; also --channels LIST and --fill CHANNEL
+  INPUT...           as given to predict; --channels LIST and --fill CHANNEL are read from what
+                     predict wrote where they are not given
   --predictions DIR  the folder that predict wrote; default WORKDIR/predictions
 
   --port N           default: any that is free

@@ -26,3 +26,9 @@ def slice_records(volume: Any) -> list[dict[str, np.ndarray]]:
         {"image": np.ascontiguousarray(x), "mask": m, "stats": stats, "head_box": box}
         for x, m in zip(image, mask, strict=True)
     ]
+
+
+def in_its_volume(part: Any, whole: Any) -> Any:
+    """Return some slices of a volume that are normalised as within the volume they belong to."""
+    stats, box = volume_statistics(whole.image), head_box(whole.image)
+    return part._replace(stats=stats, head_box=box)

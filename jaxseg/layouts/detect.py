@@ -8,16 +8,12 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from jaxseg.layouts import image_folder, lgg
+from jaxseg.layouts.names import VOLUMES, looks_like, unread
 from jaxseg.scans.files import IMAGE_SUFFIXES, Files
 
-_VOLUME_SUFFIXES = {
-    "NIfTI": (".nii", ".nii.gz"),
-    "DICOM": (".dcm", ".ima"),
-    "MetaImage": (".mha", ".mhd"),
-    "NRRD": (".nrrd", ".nhdr"),
-}
 _DICOM_AT, _DICOM_MAGIC = 128, b"DICM"
 _NIFTI_HEADER_BYTES = 348
+_PACKED_BYTES = 4096  # hold a packed header, whatever the level
 _NIFTI_TYPES = {2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 512: "uint16"}
 _GZIP = 31  # zlib's window bits for gzip data
 # How people number slices, the simplest first: the group is the patient, what follows the slice.
@@ -50,10 +46,15 @@ def detect(files: Files) -> Layout:
     if images and masks:
         return Layout("image_folder", f"{images} images and {masks} masks by folder or file name")
     if volumes := describe_volumes(files):
-        advice = "training on volumes is not there yet; save their slices as PNG or TIFF"
+        advice = (
+            "training on volumes is not there yet; save their slices as PNG or TIFF "
+            "(jaxseg.predict reads NIfTI and DICOM)"
+        )
         return Layout("", volumes, advice)
     listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     found = f"{images} images and {masks} masks among {len(names)} files ({listed or 'none'})"
+    about = [looks_like(names) if images else "", *unread(names)]
+    found = "; ".join([found, *(line for line in about if line)])
     return Layout("", found, f"no pairs of image and mask; {image_folder.LAYOUT}")
 
 
@@ -92,18 +93,15 @@ def guess_patient_regex(names: list[str]) -> str | None:
 
 def _volume_format(name: str, files: Files) -> str | None:
     low = name.lower()
-    for kind, suffixes in _VOLUME_SUFFIXES.items():
+    for kind, suffixes in VOLUMES.items():
         if low.endswith(suffixes):
             return kind
     # Scanners write DICOM files without a suffix, or with the number of the slice as one.
     suffix = PurePosixPath(low).suffix[1:]
     if low.endswith(IMAGE_SUFFIXES) or (suffix and not suffix.isdigit()):
         return None
-    try:
-        start = files.read(name)[_DICOM_AT:][: len(_DICOM_MAGIC)]
-    except (OSError, ValueError, RuntimeError, zlib.error):
-        return None
-    return "DICOM" if start == _DICOM_MAGIC else None
+    start = files.start(name, _DICOM_AT + len(_DICOM_MAGIC))
+    return "DICOM" if start[_DICOM_AT:] == _DICOM_MAGIC else None
 
 
 def _nifti_form(files: Files, name: str) -> str:
@@ -111,7 +109,7 @@ def _nifti_form(files: Files, name: str) -> str:
     if not name.lower().endswith((".nii", ".nii.gz")):
         return ""
     try:
-        head = files.read(name)
+        head = files.start(name, _PACKED_BYTES)
         if name.lower().endswith(".gz"):
             head = zlib.decompressobj(_GZIP).decompress(head, _NIFTI_HEADER_BYTES)
         order = "<" if head[:4] == struct.pack("<i", _NIFTI_HEADER_BYTES) else ">"

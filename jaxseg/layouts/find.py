@@ -1,24 +1,27 @@
 """What lies at a path, patient by patient: slices, NIfTI files, DICOM series."""
 
+import contextlib
 import functools
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
-from jaxseg.layouts import image_folder
-from jaxseg.layouts.kinds import LGG
+from jaxseg.layouts import names as says
+from jaxseg.layouts.dicom_files import INDEX, about_no_scans, is_dicom_member, no_scan
+from jaxseg.layouts.kinds import LGG, find_images
 from jaxseg.scans.dicom import is_dicom, read_series
-from jaxseg.scans.files import IMAGE_SUFFIXES, Files, list_files, read_file
+from jaxseg.scans.files import IMAGE_SUFFIXES, UNREADABLE, Files, list_beside, list_files, open_file
 from jaxseg.scans.nifti import SUFFIXES, is_nifti, read_nifti
 from jaxseg.scans.slices import read_slices
-from jaxseg.scans.volume import Volume, join_channels, with_channels
+from jaxseg.scans.volume import Volume, with_channels
 
 _KINDS = "PNG, TIFF or JPEG slices, NIfTI files or DICOM series"
-_PATIENT = "{patient}"
+_LONGEST = 180  # bytes of a patient's name; folders have at most 255, and more is added
 
 
 class Scan(NamedTuple):
@@ -27,156 +30,209 @@ class Scan(NamedTuple):
     patient: str  # fit to name a folder
     path: Path  # the file or folder to be read
     read: Callable[[], Volume]  # raises UserError
+    root: Path  # what was given; the patient is named by the path from there on
+    files: Files  # where its files are
+    names: tuple[str, ...]  # of its files
+    around: "Scan | None" = (
+        None  # of a slice by itself: its patient, where the others are beside it
+    )
+
+    def digest(self) -> str:
+        """Return a text that is the same only for the same files; UserError: not readable."""
+        found = hashlib.sha256()
+        for name in self.names:
+            try:
+                with self.files.open(name) as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+            except UNREADABLE as error:
+                raise UserError(f"{name}: {error}") from error
+            found.update(f"{PurePosixPath(name).name}\0{content}\n".encode())
+        if self.around:
+            found.update(self.around.digest().encode())
+        return found.hexdigest()
+
+    def other_names(self) -> list[str]:
+        """Return names that tell it from others of its name: by the folders above, the last by
+        the whole path."""
+        above = [_stem(part) for part in self.root.absolute().parts[1:]]
+        further = ["_".join((*above[-n:], self.patient)) for n in range(1, min(len(above), 3) + 1)]
+        where = hashlib.sha256("\0".join([str(self.path.absolute()), *self.names]).encode())
+        return [_short(name) for name in further] + [f"{self.patient}-{where.hexdigest()[:10]}"]
 
 
 def find_scans(
-    path: Path, dataset: Dataset, names: Sequence[str] | None = None, fill: str | None = None
+    path: Path,
+    dataset: Dataset,
+    names: Sequence[str] | None = None,
+    fill: str | None = None,
+    notes: list[str] | None = None,
+    masks: bool = False,
 ) -> list[Scan]:
-    """Return the patients at a path, in order of their names; nothing is read yet.
+    """Return the patients at a path, in order of their names; no voxel is read yet.
 
-    A file is one patient, and so is a folder with slices or with a DICOM series; all folders
-    inside are searched. In a folder of NIfTI files each file is a patient. Of images, masks
-    (`masks/`, `..._mask`) are left out, a folder `images` belongs to the one around it, and
-    `patient_regex` and `every_image_is_a_patient` of the data set hold as in training.
+    A file is one patient, and so is a folder with a DICOM series; all folders inside are
+    searched. In a folder of NIfTI files each file is a patient. Patients of slices are those of
+    `kinds.find_images`. Masks, by the name of file or folder, are left out.
 
     Args:
-        path: file, folder or zip of images.
+        path: file, folder or zip.
         dataset: of the run; also the spacing of images, which do not state it.
         names: the model's channels, in order; None: whatever a scan has.
         fill: the channel that stands in for missing ones; see `volume.with_channels`.
+        notes: what was left out is appended, one line each.
+        masks: whether a file that is named as a mask is read, too.
 
     Raises:
         UserError: nothing is there, or nothing of these kinds.
     """
     if not path.exists():
         raise UserError(f"{path}: does not exist")
+    notes, left_out, found = [] if notes is None else notes, [], []
     if path.is_file() and path.suffix.lower() != ".zip":
-        found = [_file_scan(path, dataset)]
+        if not masks and says.is_mask("/".join(path.absolute().parts[-2:])):
+            left_out.append("a mask by its name, no scan")
+        else:
+            found = [_file_scan(path, dataset)]
     else:
         files = list_files(path, LGG.roots)
-        found = [*_image_scans(path, files, dataset), *_volume_scans(path, files)]
+        found = _tree_scans(path, files, dataset, left_out)
         if not found:
-            raise UserError(f"{path}: no {_KINDS} among {len(files.stamps)} files")
+            listed = list(files.stamps)
+            about = left_out or [says.looks_like(listed)] * bool(says.looks_like(listed))
+            raise UserError("; ".join([f"{path}: no {_KINDS} among {len(listed)} files", *about]))
+    notes += [f"{path}: {line}" for line in left_out]
 
     def adapted(read: Callable[[], Volume]) -> Volume:
         return with_channels(read(), names, fill) if names else read()
 
-    scans = (scan._replace(read=functools.partial(adapted, scan.read)) for scan in found)
-    return sorted(scans, key=lambda scan: scan.patient)
+    def adapt(scan: Scan) -> Scan:
+        around = adapt(scan.around) if scan.around else None
+        return scan._replace(read=functools.partial(adapted, scan.read), around=around)
+
+    return sorted((adapt(scan) for scan in found), key=lambda scan: scan.patient)
 
 
-def parse_patterns(text: str, names: Sequence[str], fill: str | None = None) -> dict[str, str]:
-    """Return {channel: pattern} of `t1={patient}_t1.nii.gz,flair={patient}_flair.nii.gz,...`.
-
-    Raises:
-        UserError: another form, an unknown channel, or a missing one without fill.
-    """
-    patterns = {}
-    for part in text.split(","):
-        name, _, pattern = part.strip().partition("=")
-        if name not in names:
-            raise UserError(f"--channels: no channel {name!r}; the model takes {', '.join(names)}")
-        if _PATIENT not in pattern or name in patterns:
-            example = f"{name}={_PATIENT}_{name}.nii.gz"
-            raise UserError(f"--channels: {part.strip()!r}: give each once, as in {example}")
-        patterns[name] = pattern
-    missing = [name for name in names if name not in patterns]
-    if missing and fill not in patterns:
-        raise UserError(
-            f"--channels: lacks {', '.join(missing)}; the model takes {', '.join(names)} (--fill "
-            "says which channel stands in)"
-        )
-    return patterns
-
-
-def find_by_channel(
-    folder: Path, patterns: Mapping[str, str], names: Sequence[str], fill: str | None = None
-) -> list[Scan]:
-    """Return the patients whose channels are NIfTI files or DICOM folders of their own.
-
-    Args:
-        folder: where to search.
-        patterns: path relative to the folder for each channel; `{patient}` is a part of a name,
-            the same wherever it stands.
-        names: the model's channels, in order.
-        fill: the channel that stands in for those that a patient lacks.
+def read_volume(files: Files, names: Sequence[str]) -> Volume:
+    """Read a NIfTI file or the files of a DICOM series, also in a zip.
 
     Raises:
-        UserError: no folder, or no path matches.
+        UserError: as `read_nifti` and `read_series`; a file is not there.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: --channels are searched in a folder")
-    listed = list(list_files(folder).stamps)
-    folders = {str(parent) for name in listed for parent in PurePosixPath(name).parents}
-    patients = defaultdict(dict)
-    for channel, pattern in patterns.items():
-        regex = _regex(pattern)
-        for name in [*listed, *sorted(folders)]:
-            if match := regex.fullmatch(name):
-                patients[match["patient"]][channel] = folder / name
-    if not patients:
-        raise UserError(f"{folder}: nothing matches {' or '.join(patterns.values())}")
-
-    def read(paths: dict[str, Path]) -> Volume:
-        return join_channels({c: _read(p) for c, p in paths.items()}, names, fill)
-
-    return [
-        Scan(patient, paths.get(fill, next(iter(paths.values()))), functools.partial(read, paths))
-        for patient, paths in sorted(patients.items())
-    ]
+    with _on_disk(files, names) as paths:
+        try:
+            return read_nifti(paths[0]) if is_nifti(names[0]) else read_series(paths)
+        except UserError as error:  # in a zip, of the file in there
+            text = str(error).replace(str(paths[0].parent), str(files.path))
+            raise UserError(text) from error
 
 
-def _regex(pattern: str) -> re.Pattern:
-    first, *others = (re.escape(part) for part in pattern.split(_PATIENT))
-    return re.compile(f"{first}(?P<patient>[^/]+?)" + "(?P=patient)".join(others))
+@contextlib.contextmanager
+def _on_disk(files: Files, names: Sequence[str]) -> Iterator[list[Path]]:
+    """Lend the paths of files, for libraries that read no others; those of a zip are copies."""
+    with contextlib.ExitStack() as stack:
+        paths, folder = [files.path / name for name in names], None
+        for i, name in enumerate(names):
+            try:
+                if files.path.is_dir():
+                    open_file(paths[i]).close()
+                    continue
+                folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                paths[i] = folder / PurePosixPath(name).name
+                with files.open(name) as packed, paths[i].open("wb") as copy:
+                    shutil.copyfileobj(packed, copy)
+            except UNREADABLE as error:
+                raise UserError(f"{files.path / name}: {error}") from error
+        yield paths
+
+
+def folder_series(files: Files, folder: PurePosixPath) -> tuple[str, ...]:
+    """Return the DICOM files right in a folder of the files, those that are scans."""
+    inside = [name for name in files.stamps if PurePosixPath(name).parent == folder]
+    found = [n for n in inside if _may_be_dicom(files, n) and not no_scan(files, n)]
+    return tuple(found)
+
+
+def _may_be_dicom(files: Files, name: str) -> bool:
+    if name.lower().endswith((*IMAGE_SUFFIXES, *SUFFIXES)):
+        return False
+    return is_dicom(files.path / name) if files.path.is_dir() else is_dicom_member(files, name)
 
 
 def _file_scan(path: Path, dataset: Dataset) -> Scan:
-    patient = _patient(_stem(path.name))
-    if path.name.lower().endswith(IMAGE_SUFFIXES):
-        folder = path.resolve().parent
-        read = functools.partial(read_slices, lambda name: read_file(folder / name, folder))
-        name = path.resolve().name
-        return Scan(patient, path, functools.partial(read, [name], dataset.spacing_mm))
-    if not is_nifti(path.name) and not is_dicom(path):
-        raise UserError(f"{path}: expected {_KINDS}, or a folder of them")
-    return Scan(patient, path, functools.partial(_read, path))
+    files, name = list_beside(path.absolute()), path.name
+    root, patient = path.absolute().parent, patient_name(_stem(name))
+    if name.lower().endswith(IMAGE_SUFFIXES):
+        read = functools.partial(read_slices, files.read, spacing_mm=dataset.spacing_mm)
+        patients = find_images(list(files.stamps), dataset)
+        alone = ("", (name,))  # what is named as a mask has none beside it
+        own, names = next((p for p in patients.items() if name in p[1]), alone)
+        whole = Scan(
+            *(patient_name(own or root.name), root, functools.partial(read, names)),
+            *(root, files, names),
+        )
+        around = whole if len(names) > 1 else None
+        one = functools.partial(read, [name])
+        return Scan(patient, path, one, root, files, (name,), around)
+    if not is_nifti(name) and not is_dicom(path):
+        about = says.looks_like([name])
+        raise UserError(
+            f"{path}: expected {_KINDS}, or a folder of them" + (f"; {about}" if about else "")
+        )
+    if not is_nifti(name) and (kind := no_scan(files, name)):
+        remedy = "give the folder around it" if kind == INDEX else "no scan"
+        raise UserError(f"{path}: DICOM, but {kind}; {remedy}")
+    read = functools.partial(read_volume, files, (name,))
+    return Scan(patient, path, read, root, files, (name,))
 
 
-def _image_scans(path: Path, files: Files, dataset: Dataset) -> Iterator[Scan]:
-    for patient, names in image_folder.find_images(list(files.stamps), dataset).items():
-        where = Path(names[0]) if len(names) == 1 else Path(names[0]).parent
+def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str]) -> list[Scan]:
+    """Return the scans in a folder or zip, and name what is left out."""
+    scans, root = [], path.absolute()
+
+    def add(name: str, where: Path, read: Callable[[], Volume], names: Sequence[str]):
+        # What is named by the folder given itself can be told from others by the folder above.
+        above = root if name else root.parent
+        patient = patient_name(name or _stem(path.resolve().name))
+        scans.append(Scan(patient, files.path / where, read, above, files, tuple(names)))
+
+    for patient, names in find_images(list(files.stamps), dataset).items():
+        where = names[0] if len(names) == 1 else PurePosixPath(names[0]).parent
         read = functools.partial(read_slices, files.read, names, dataset.spacing_mm)
-        yield Scan(_patient(patient or _root(path)), files.path / where, read)
+        add(patient, Path(where), read, names)
+    masks, kinds, series = [n for n in files.stamps if says.is_mask(n)], {}, {}
+    for name in files.stamps:
+        if is_nifti(name) and not says.is_mask(name):
+            read = functools.partial(read_volume, files, (name,))
+            add(_stem(name), Path(name), read, (name,))
+        elif _may_be_dicom(files, name):
+            if kind := no_scan(files, name):
+                kinds[name] = kind
+            else:
+                series.setdefault(PurePosixPath(name).parent, []).append(name)
+    for folder, names in series.items():
+        read = functools.partial(read_volume, files, tuple(names))
+        add(str(folder) if folder.name else "", Path(folder), read, names)
+    left_out += _left_out(files, masks, kinds)
+    return scans
 
 
-def _volume_scans(path: Path, files: Files) -> Iterator[Scan]:
-    """Yield NIfTI files and folders with DICOM files; there are none in a zip."""
-    series = []
-    for name in files.stamps if path.is_dir() else ():
-        file, folder = files.path / name, PurePosixPath(name).parent
-        if is_nifti(name):
-            yield Scan(_patient(_stem(name)), file, functools.partial(_read, file))
-        elif not name.lower().endswith(IMAGE_SUFFIXES) and folder not in series and is_dicom(file):
-            series.append(folder)
-    for folder in series:
-        patient = _patient(str(folder)) if folder.name else _patient(_root(path))
-        where = files.path / folder
-        yield Scan(patient, where, functools.partial(_read, where))
+def _left_out(files: Files, masks: list[str], kinds: dict[str, str]) -> list[str]:
+    """Return lines on what in a source is no scan, or none that can be read."""
+    scanlike = [n for n in masks if is_nifti(n) or n.lower().endswith(IMAGE_SUFFIXES)]
+    lines = [f"left out, masks by their names: {len(scanlike)} ({says.listed(scanlike)})"]
+    lines = lines if scanlike else []
+    lines += about_no_scans(kinds)
+    lines += [f"not read: {line}" for line in says.unread(list(files.stamps))]
+    if files.own:
+        lines.append(f"left out, written by jaxseg: {says.listed(list(files.own))}")
+    if files.dead:
+        lines.append(f"links to nowhere: {says.listed(list(files.dead))}")
+    return lines
 
 
-def _read(path: Path) -> Volume:
-    """Read a NIfTI file, a DICOM file or a folder with a DICOM series."""
-    if is_nifti(path.name):
-        return read_nifti(path)
-    if path.is_dir():
-        return read_series([p for p in sorted(path.iterdir()) if p.is_file() and is_dicom(p)])
-    return read_series([path])
-
-
-def _root(path: Path) -> str:
-    """Return the name of the folder or zip that was given."""
-    return _stem(path.resolve().name)
+def patient_name(path: str) -> str:
+    """Return a path below the input as the name of one folder."""
+    return _short(path.replace("/", "_").strip(".") or "scan")
 
 
 def _stem(name: str) -> str:
@@ -186,6 +242,10 @@ def _stem(name: str) -> str:
     return name[: len(name) - len(kind)]
 
 
-def _patient(path: str) -> str:
-    """Return a path below the input as the name of one folder."""
-    return path.replace("/", "_").strip(".") or "scan"
+def _short(name: str) -> str:
+    """Return a name that every file system can hold: what is too long ends in its digest."""
+    stored = name.encode(errors="surrogateescape")
+    if len(stored) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(stored).hexdigest()[:10]
+    return f"{stored[: _LONGEST - 11].decode(errors='ignore')}-{digest}"

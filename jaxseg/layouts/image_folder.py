@@ -1,7 +1,8 @@
 """A user's own slices in folders: which files are which slices of which patient.
 
 Understood are `images/` + `masks/` (same stem, or stem + `_mask`), one folder per patient with
-`_mask` files beside the images, and one folder per patient with `images/` + `masks/` inside.
+`_mask` files beside the images, and one folder per patient with `images/` + `masks/` inside. Other
+usual names of masks, in any capitals, are in `names.py`.
 """
 
 import re
@@ -10,6 +11,7 @@ from pathlib import PurePosixPath
 
 from jaxseg import config
 from jaxseg.errors import UserError
+from jaxseg.layouts import names as says
 from jaxseg.layouts.slices import Entry, Slice, pair
 from jaxseg.scans.files import IMAGE_SUFFIXES
 
@@ -39,9 +41,10 @@ def find_slices(
     regex = _compile(dataset)
     num_images, num_masks = count(names)
     if not num_images or not num_masks:
+        looks = says.looks_like(names)
         raise UserError(
             f"config.dataset.source: {LAYOUT}; found {num_images} images and {num_masks} masks "
-            f"among {len(names)} files"
+            f"among {len(names)} files" + (f"; {looks}" if looks else "") + _unread_masks(names)
         )
     entries = _without_common_folder(_entries(names))
     problems += [f"{n}: neither PNG, TIFF nor JPEG" for n in names if _is_stray(n)]
@@ -65,7 +68,17 @@ def image_stems(names: list[str]) -> list[str]:
 
 
 def _entries(names: list[str]) -> list[Entry]:
-    return [_entry(name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    """Return the files under the key (folders without images/ and masks/, stem of the image)."""
+    slices = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    found = [(name, says.is_mask(name), says.inner_folders(name)) for name in slices]
+    images = {(inside, says.stem_of(name)) for name, is_mask, inside in found if not is_mask}
+    entries = []
+    for name, is_mask, inside in found:
+        key = (inside, says.stem_of(name))
+        if is_mask and not (says.in_masks(name) and key in images):
+            key = (inside, says.image_stem(name))
+        entries.append(Entry(key, is_mask, name))
+    return entries
 
 
 def find_images(names: list[str], dataset: config.Dataset) -> dict[str, tuple[str, ...]]:
@@ -83,15 +96,13 @@ def find_images(names: list[str], dataset: config.Dataset) -> dict[str, tuple[st
     """
     regex = _compile(dataset)
     found = defaultdict(list)
-    for key, is_mask, name in _entries(names):
-        if is_mask:
-            continue
-        folders, stem = key
+    images = [entry for entry in _entries(names) if not entry.is_mask]
+    for (folders, stem), _, name in _without_common_folder(images):
         match = regex and regex.search(stem)
         patient = match[1] if match and match[1] else "/".join(folders)
         if dataset.every_image_is_a_patient:
             patient = "/".join((*folders, stem))
-        found[patient].append((key, (name, "")))
+        found[patient].append(((folders, stem), (name, "")))
     return {p: tuple(s.image for s in sorted(_number(files))) for p, files in sorted(found.items())}
 
 
@@ -112,15 +123,6 @@ def _compile(dataset: config.Dataset) -> re.Pattern | None:
     return regex
 
 
-def _entry(name: str) -> Entry:
-    """Return the file under the key (folders without images/ and masks/, stem without _mask)."""
-    *folders, file = PurePosixPath(name).parts
-    stem = PurePosixPath(file).stem
-    is_mask = "masks" in folders or stem.endswith("_mask")
-    inside = tuple(f for f in folders if f not in ("images", "masks"))
-    return Entry((inside, stem.removesuffix("_mask") if is_mask else stem), is_mask, name)
-
-
 def _without_common_folder(entries: list[Entry]) -> list[Entry]:
     """Drop a folder around everything, as zip files have it, unless it is the only one."""
     folders = [e.key[0] for e in entries]
@@ -130,9 +132,17 @@ def _without_common_folder(entries: list[Entry]) -> list[Entry]:
 
 
 def _is_stray(name: str) -> bool:
-    folders = PurePosixPath(name).parts[:-1]
-    in_place = "images" in folders or "masks" in folders
-    return in_place and not name.lower().endswith((*IMAGE_SUFFIXES, ".txt", ".csv", ".db"))
+    """Tell whether a file has the place or the name of a slice, but none of the formats."""
+    folders = [folder.lower() for folder in PurePosixPath(name).parts[:-1]]
+    if name.lower().endswith((*IMAGE_SUFFIXES, ".txt", ".csv", ".db", ".json")):
+        return False
+    in_place = says.in_masks(name) or any(f in says.IMAGE_FOLDERS for f in folders)
+    return in_place or bool(says.is_mask(name) and says.unread([name]))
+
+
+def _unread_masks(names: list[str]) -> str:
+    lines = says.unread([name for name in names if says.is_mask(name)])
+    return "".join(f"; {line}: masks can be read from PNG and TIFF" for line in lines)
 
 
 def _patient(

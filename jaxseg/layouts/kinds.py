@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import PurePosixPath
 
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
@@ -83,6 +84,26 @@ def kind_of(config: Dataset) -> DataSet:
     return KINDS[config.name]
 
 
+def find_images(names: list[str], config: Dataset) -> dict[str, tuple[str, ...]]:
+    """Return the images of each patient in order of the slices, told apart as in training.
+
+    Files named as in the LGG set are read as such, unless the settings of the run say who is who;
+    the others by the settings, and where there are none by folder.
+
+    Args:
+        names: file names relative to the source; masks among them are left out.
+        config: of the run.
+    """
+    told = config.patient_regex is not None or config.every_image_is_a_patient
+    named = [] if told else [name for name in names if lgg.is_slice(name)]
+    patients = lgg.find_images(named)
+    known = set(named)
+    others = [name for name in names if name not in known]
+    for patient, images in image_folder.find_images(others, config).items():
+        patients[f"{patient}/others" if patient in patients else patient] = images
+    return patients
+
+
 def list_source(config: Dataset) -> Files | None:
     """List the files of `config.source`, see `files.list_files`; None where jaxseg makes them.
 
@@ -99,4 +120,8 @@ def list_source(config: Dataset) -> Files | None:
         return None
     if not config.source:
         raise UserError(f"{kind.name} needs the path of your scans: --config.dataset.source=PATH")
-    return list_files(config.source, kind.roots)
+    files = list_files(config.source, kind.roots)
+    lost = [name for name in files.dead if not PurePosixPath(name).suffix]  # perhaps of a folder
+    if lost:
+        raise UserError(f"{lost[0]}: a symbolic link to nowhere; mend it or remove it")
+    return files

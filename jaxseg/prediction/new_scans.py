@@ -1,7 +1,9 @@
 """Scans that nobody has labelled: found, predicted, kept."""
 
+import errno
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,17 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxseg.config import Config
-from jaxseg.errors import UserError
+from jaxseg.errors import UserError, cause
 from jaxseg.imaging.geometry import record_matrix
-from jaxseg.imaging.volumes import slice_records
-from jaxseg.layouts.find import Scan, find_by_channel, find_scans, parse_patterns
+from jaxseg.imaging.volumes import in_its_volume, slice_records
+from jaxseg.layouts.channels import find_by_channel, parse_patterns
+from jaxseg.layouts.find import Scan, find_scans
 from jaxseg.prediction import predictions
 from jaxseg.prediction.ensemble import Ensemble, predict_probability
 from jaxseg.prediction.inference import Predictor
 from jaxseg.prediction.operating import segment_regions
 from jaxseg.prediction.trained import load, predictor
+from jaxseg.runs import workdir
 from jaxseg.scans.regions import to_labels
 from jaxseg.scans.volume import Volume
 from jaxseg.scoring import contours
@@ -40,22 +44,69 @@ def tile_warnings(models: Sequence[Predictor], volume: Volume) -> list[str]:
     ]
 
 
+def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volume:
+    """Read a scan; a slice by itself is normalised as within its patient, or refused.
+
+    Args:
+        scan: to be read.
+        ensemble: its runs tell whether slices were normalised together in training.
+        alone: whether a slice may be normalised by itself.
+        known: of the last patient around a slice, kept from one to the next.
+
+    Raises:
+        UserError: it cannot be read, or it is a single slice.
+    """
+    volume = scan.read()
+    if len(volume.image) > 1 or not any(workdir.knows_volumes(run) for run in ensemble.runs):
+        return volume
+    text = "a single slice is normalised by itself, which training did not show the network"
+    if alone:
+        return volume._replace(warnings=(*volume.warnings, f"{text}: the mask may be far off"))
+    if scan.around is None:
+        raise UserError(f"{text}: give the folder of the patient, or --single-slice to go on")
+    key = str(scan.around.path), scan.around.names
+    if key not in known:
+        known.clear()
+        try:
+            known[key] = scan.around.read()._replace(write=None)
+        except UserError as error:
+            raise UserError(
+                f"{text}, and what lies beside it is no volume with it ({error}): give the folder "
+                "of the patient, or --single-slice to go on"
+            ) from error
+    whole = known[key]
+    said = (
+        f"one slice: normalised with all {len(whole.image)} slices of its patient in "
+        f"{scan.around.path} (--single-slice: by itself)"
+    )
+    volume = volume._replace(warnings=(*volume.warnings, said))
+    return in_its_volume(volume, whole)
+
+
 def predict_scan(
-    scan: Scan, models: Sequence[Predictor], ensemble: Ensemble, output: Path, how: dict[str, Any]
-):
-    """Read a scan, predict it and keep what was found.
+    scan: Scan,
+    volume: Volume,
+    models: Sequence[Predictor],
+    ensemble: Ensemble,
+    output: Path,
+    how: dict[str, Any],
+) -> list[str]:
+    """Predict a scan and keep what was found.
 
     Args:
         scan: whom to predict.
+        volume: its voxels.
         models: of the ensemble, by `trained.predictor`.
         ensemble: their operating points, and the channel to show.
         output: folder of the predictions.
         how: options, kept beside the result.
 
+    Returns:
+        A line for each file that cannot be made; all others are there.
+
     Raises:
-        UserError: the scan cannot be read, or the result cannot be written.
+        UserError: the scan cannot be read, or nothing can be written.
     """
-    volume = scan.read()
     warnings = tile_warnings(models, volume) if how["tile"] else []
     for warning in (*volume.warnings, *warnings):
         tqdm.write(f"warning: {scan.patient}: {warning}", file=sys.stderr)
@@ -63,17 +114,40 @@ def predict_scan(
     masks = segment_regions(probability, ensemble.mean_points(), volume.spacing_mm)
     first = masks[..., 0], probability[..., 0]
     row = predictions.measure(scan.patient, str(scan.path), *first, volume.spacing_mm)
+    regions = ensemble.kind.regions
+    labels = masks[..., 0] if len(regions) == 1 else to_labels(masks, regions)
+    pieces = {"mask": lambda folder: volume.write(folder / "mask", labels)}
+    for k, region in enumerate(regions if how["probabilities"] else ()):
+        name = "probability" + (f"_{region.name}" if len(regions) > 1 else "")
+        pieces[name] = functools.partial(
+            lambda folder, name, k: volume.write(folder / name, probability[..., k]), name=name, k=k
+        )
+    pieces["overlay.png"] = lambda folder: (folder / "overlay.png").write_bytes(
+        overlay(row, volume, masks[..., 0], ensemble.config)
+    )
 
-    def write(folder: Path):
-        regions = ensemble.kind.regions
-        labels = masks[..., 0] if len(regions) == 1 else to_labels(masks, regions)
-        volume.write(folder / "mask", labels)
-        for k, region in enumerate(regions if how["probabilities"] else ()):
-            name = "probability" + (f"_{region.name}" if len(regions) > 1 else "")
-            volume.write(folder / name, probability[..., k])
-        (folder / "overlay.png").write_bytes(overlay(row, volume, masks[..., 0], ensemble.config))
+    def write(folder: Path) -> list[str]:
+        return [line for name, make in pieces.items() if (line := _failed(name, make, folder))]
 
-    predictions.keep(output, row, how, write)
+    about = {"path": str(scan.path.absolute()), "sha256": scan.digest()}
+    return predictions.keep(output, row, {"how": how, "scan": about}, write)
+
+
+def _failed(name: str, make: Callable[[Path], Any], folder: Path) -> str | None:
+    """Make a file; return why it cannot be made, unless nothing else can be either."""
+    try:
+        make(folder)
+    except Exception as error:
+        if _ends_all(error):
+            raise
+        return f"{name} cannot be written: {cause(error)}"
+    return None
+
+
+def _ends_all(error: Exception) -> bool:
+    """Tell whether an error would meet every other scan as well: a full disk."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return isinstance(error, OSError) and error.errno in full
 
 
 def overlay(
@@ -92,17 +166,38 @@ def overlay(
 
 
 def predict_scans(
-    scans: Sequence[Scan], ensemble: Ensemble, output: Path, how: dict[str, Any]
-) -> list[str]:
-    """Predict one scan after the other, with one in memory; return a line for each that failed."""
+    scans: Sequence[Scan],
+    ensemble: Ensemble,
+    output: Path,
+    how: dict[str, Any],
+    alone: bool = False,
+) -> dict[str, str]:
+    """Predict one scan after the other, with one in memory.
+
+    Args:
+        scans: named as their folders in the output.
+        ensemble: what predicts.
+        output: folder of the predictions.
+        how: options.
+        alone: whether single slices are normalised by themselves.
+
+    Returns:
+        For each scan that failed, or of which something could not be written, its name and why,
+        on one line, whatever was raised.
+    """
     models = [predictor(load(run), how["tta"]) for run in ensemble.runs]
-    problems, progress = [], tqdm(scans, "predicting", unit="patient", disable=None)
+    problems, known, progress = {}, {}, tqdm(scans, "predicting", unit="patient", disable=None)
     try:
         for scan in progress:
             try:
-                predict_scan(scan, models, ensemble, output, how)
-            except UserError as error:
-                problems.append(f"{scan.patient}: {error}")
+                volume = read_scan(scan, ensemble, alone, known)
+                failed = predict_scan(scan, volume, models, ensemble, output, how)
+            except Exception as error:
+                if _ends_all(error):
+                    raise
+                failed = [cause(error)]
+            if failed:
+                problems[scan.patient] = "; ".join(failed)
     finally:  # whatever ends it early, the table holds who is done
         progress.close()
         predictions.write_table(output)
@@ -110,10 +205,22 @@ def predict_scans(
 
 
 def find_all(
-    inputs: Sequence[Path], ensemble: Ensemble, patterns: str | None, fill: str | None
+    inputs: Sequence[Path],
+    ensemble: Ensemble,
+    patterns: str | None,
+    fill: str | None,
+    notes: list[str] | None = None,
 ) -> list[Scan]:
-    """Return the scans at the inputs; UserError when two have one name, or nothing is there."""
-    names, scans = ensemble.channels, []
+    """Return the scans at the inputs; UserError when there are none.
+
+    Args:
+        inputs: files, folders, zips.
+        ensemble: its channels, and the settings of its data set.
+        patterns: one file per channel, see `channels.parse_patterns`.
+        fill: the channel that stands in for missing ones.
+        notes: what is left out is appended, one line each.
+    """
+    names, scans, notes = ensemble.channels, [], [] if notes is None else notes
     if fill is not None and fill not in names:
         raise UserError(f"--fill {fill}: no such channel; the model takes {', '.join(names)}")
     by_channel = parse_patterns(patterns, names, fill) if patterns else None
@@ -121,13 +228,7 @@ def find_all(
         if by_channel is not None:
             scans += find_by_channel(path, by_channel, names, fill)
         else:
-            scans += find_scans(path, ensemble.config.dataset, names, fill)
-    known = {}
-    for scan in scans:
-        first = known.setdefault(scan.patient, scan)
-        if first is not scan:
-            raise UserError(
-                f"{first.path} and {scan.path}: both are named {scan.patient}; predict them into "
-                "different folders (--output)"
-            )
+            scans += find_scans(path, ensemble.config.dataset, names, fill, notes)
+    if not scans:
+        raise UserError("; ".join(["no scans", *notes]))
     return scans

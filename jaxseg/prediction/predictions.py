@@ -12,8 +12,9 @@ import numpy as np
 from jaxseg.errors import UserError
 from jaxseg.machine.files import read_json, replace_text, write_json
 from jaxseg.prediction import operating
+from jaxseg.scans.files import PREDICTION
 
-TABLE, _RECORD = "predictions.csv", "prediction.json"
+TABLE = "predictions.csv"
 
 
 class PredictionRow(NamedTuple):
@@ -56,54 +57,48 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return components == 1 + np.argmax(sizes) if len(sizes) else mask
 
 
-def is_done(output: Path, patient: str, how: dict[str, Any]) -> bool:
-    """Return whether a patient is predicted, and in this way.
-
-    Raises:
-        UserError: it was predicted in another way.
-    """
-    path = output / patient / _RECORD
-    if not path.exists():
-        return False
-    made = read_json(path).get("how", {})
-    changed = [name for name in how if made.get(name) != how[name]]
-    if changed:
-        raise UserError(
-            f"{path.parent}: was predicted with {changed[0]} = {made.get(changed[0])}, now it is "
-            f"{how[changed[0]]}; give another --output, or --overwrite"
-        )
-    return True
-
-
-def keep(output: Path, row: PredictionRow, how: dict[str, Any], write: Callable[[Path], None]):
+def keep(
+    output: Path,
+    row: PredictionRow,
+    about: dict[str, Any],
+    write: Callable[[Path], list[str] | None],
+) -> list[str]:
     """Write the folder of a patient beside its place and move it there; an older one goes.
 
     Args:
         output: folder of the predictions.
         row: of the patient.
-        how: by what it was predicted, for `is_done`.
-        write: writes the other files of the patient into a folder.
+        about: kept beside the row: `how` and of which `scan`, for `places.plan`.
+        write: writes the other files of the patient into a folder, and returns a line for each
+            that cannot be written.
+
+    Returns:
+        The lines of `write`; they are kept too, as `failed`.
 
     Raises:
-        UserError: it cannot be written, for other reasons than a full disk.
+        UserError: it cannot be written, for other reasons than a full disk; a folder of this name
+            is there that `predict` has not written.
     """
     target = output / row.patient
+    if target.exists() and not (target / PREDICTION).is_file():
+        raise UserError(f"{target}: is there already, and no prediction; give another --output")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{row.patient}.", dir=output) as scratch:
             made, old = Path(scratch, "new"), Path(scratch, "old")
             made.mkdir()
-            write(made)
-            write_json(made / _RECORD, {**row._asdict(), "how": how})
+            failed = write(made) or []
+            write_json(made / PREDICTION, {**row._asdict(), **about, "failed": failed})
             if target.exists():
                 target.rename(old)
             made.rename(target)
     except PermissionError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+    return failed
 
 
 def write_table(output: Path) -> Path:
     """Write predictions.csv with a row for each patient in the folder; return its path."""
-    records = [read_json(path) for path in sorted(output.glob(f"*/{_RECORD}"))]
+    records = [read_json(path) for path in sorted(output.glob(f"*/{PREDICTION}"))]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(PredictionRow._fields)

@@ -1,5 +1,6 @@
 """What a run keeps beside its checkpoints: config, versions, split, metrics."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -118,6 +119,20 @@ def _read_data(workdir: Path) -> dict[str, Any]:
 def num_channels(workdir: Path) -> int:
     """Return the number of channels of the images that the run was trained on."""
     return read_json(workdir / "data.json")["num_channels"]
+
+
+def fingerprint(workdir: Path) -> str:
+    """Return a text that changes when the run is trained on, or anew at the same place."""
+    found = hashlib.sha256((workdir / "data.json").read_bytes())
+    if metrics_path(workdir).is_file():
+        found.update(metrics_path(workdir).read_bytes())
+    return found.hexdigest()
+
+
+def knows_volumes(workdir: Path) -> bool:
+    """Return whether a patient of the training had several slices, normalised together."""
+    digests = read_json(workdir / "data.json").get("digests", {})
+    return any(len(slices) > 1 for members in digests.values() for slices in members)
 
 
 def check_fits(workdir: Path, prepared: Prepared):

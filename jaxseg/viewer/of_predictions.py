@@ -1,14 +1,15 @@
 """Scans and what `predict` made of them, for the viewer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
+from jaxseg.layouts.find import Scan as FoundScan
 from jaxseg.layouts.find import find_scans
-from jaxseg.prediction import predictions
+from jaxseg.prediction import places, predictions
 from jaxseg.prediction.ensemble import read_ensemble
 from jaxseg.prediction.new_scans import find_all
 from jaxseg.scans.dicom import read_segmentation
@@ -36,17 +37,20 @@ def open_predictions(
         run: workdir of the training run that predicted.
         inputs: where the scans are.
         folder: what `predict` wrote.
-        patterns: --channels, as given to `predict`.
-        fill: --fill, as given to `predict`.
+        patterns: --channels; None: what `predict` was told there.
+        fill: --fill; None: what `predict` was told there.
 
     Raises:
         UserError: no run, no scans, or none of them is predicted there.
     """
     ensemble = read_ensemble([run])
     config = ensemble.config
-    found = find_all(inputs, ensemble, patterns, fill)
     table = read_table(folder / predictions.TABLE)
-    scans = [scan for scan in found if scan.patient in table]
+    if patterns is None and fill is None:
+        patterns, fill = _told(folder, table)
+    found = find_all(inputs, ensemble, patterns, fill)
+    named = [(scan, places.predicted(scan, folder, table)) for scan in found]
+    scans = [scan._replace(patient=name) for scan, name in named if name]
     if not scans:
         raise UserError(
             f"{folder}: none of the {len(found)} scans is predicted there; run python -m "
@@ -64,6 +68,7 @@ def open_predictions(
 
     def predict(number: int) -> Prediction:
         patient = folder / scans[number].patient
+        places.check_same(scans[number], folder)
         mask, probability = (read_result(patient / name) for name in ("mask", "probability"))
         if mask is None:
             raise UserError(f"{patient}: no mask there")
@@ -72,12 +77,9 @@ def open_predictions(
             raise UserError(f"{patient}: mask of {mask.shape} voxels, scan of {size}: predict anew")
         return make_prediction(mask > 0, probability)
 
-    missing = len(found) - len(scans)
-    notes = [f"Predictions in {folder}; there is no truth to compare with."]
-    notes += [f"{missing} of {len(found)} scans are not predicted."] * bool(missing)
     return Gallery(
         title=f"{folder.absolute().name} of {run.absolute().name}",
-        notes=tuple(notes),
+        notes=tuple(_notes(folder, scans, len(found))),
         volume_unit="ml" if in_ml else "voxels",
         rows=tuple(_row(row, in_ml) for row in rows),
         threshold=None,  # several runs may have predicted, each with its own
@@ -85,6 +87,25 @@ def open_predictions(
         scan=shown,
         predict=remember(predict),
     )
+
+
+def _told(folder: Path, table: Iterable[str]) -> tuple[str | None, str | None]:
+    """Return --channels and --fill that `predict` was given."""
+    for name in table:
+        if record := places.read_record(folder, name):
+            return record.get("how", {}).get("channels"), record.get("how", {}).get("fill")
+    return None, None
+
+
+def _notes(folder: Path, scans: Sequence[FoundScan], num_found: int) -> list[str]:
+    """Return what has to be known before the pictures are believed."""
+    notes = [f"Predictions in {folder}; there is no truth to compare with."]
+    missing = num_found - len(scans)
+    notes += [f"{missing} of {num_found} scans are not predicted."] * bool(missing)
+    old = sum(not places.says_of_what(folder, scan.patient) for scan in scans)
+    if old:
+        notes.append(f"Of {old} only the name says of which scan: an older jaxseg predicted them.")
+    return notes
 
 
 def read_result(path: Path) -> np.ndarray | None:
@@ -99,7 +120,7 @@ def read_result(path: Path) -> np.ndarray | None:
         return None
     if there[0].suffix == ".dcm":
         return read_segmentation(there[0])
-    (result,) = find_scans(there[0], Dataset())
+    (result,) = find_scans(there[0], Dataset(), masks=True)
     values = result.read().image[..., 0]
     return values / np.float32(_FULL) if values.dtype == np.uint16 else values
 

@@ -11,7 +11,8 @@ from fake_volumes import oblique_affine, write_nifti, write_series  # noqa: E402
 
 from jaxseg.config import Dataset  # noqa: E402
 from jaxseg.errors import UserError  # noqa: E402
-from jaxseg.layouts.find import find_by_channel, find_scans, parse_patterns  # noqa: E402
+from jaxseg.layouts.channels import find_by_channel, parse_patterns  # noqa: E402
+from jaxseg.layouts.find import find_scans  # noqa: E402
 from jaxseg.scans.decode import decode_image, decode_mask_values  # noqa: E402
 
 RGB = ("t1", "flair", "t1c")
@@ -25,10 +26,11 @@ def test_folders_of_slices_are_patients_and_masks_are_left_out(tmp_path):
     images = write_lgg(tmp_path / "kaggle_3m", {"CS_1": [10, 9, 2], "DU_2": [1]})
     (tmp_path / "kaggle_3m" / "data.csv").write_text("Patient\n")
     first, second = scans(tmp_path)
-    assert (first.patient, second.patient) == ("TCGA_CS_1_19970222", "TCGA_DU_2_19970222")
-    assert first.path == tmp_path / "kaggle_3m" / first.patient
+    assert (first.patient, second.patient) == ("TCGA_CS_1", "TCGA_DU_2")  # as in training
+    folder = "TCGA_CS_1_19970222"
+    assert first.path == tmp_path / "kaggle_3m" / folder
     volume = first.read()
-    expected = [images[f"{first.patient}/{first.patient}_{n}.tif"] for n in (2, 9, 10)]
+    expected = [images[f"{folder}/{folder}_{n}.tif"] for n in (2, 9, 10)]
     np.testing.assert_array_equal(volume.image, expected)
     assert volume.spacing_mm == ()
     assert [s.patient for s in scans(first.path)] == [first.patient]
@@ -77,8 +79,8 @@ def test_a_tree_of_all_kinds(tmp_path):
     write_series(tmp_path / "d" / "FLAIR", np.zeros((2, 3, 4), np.uint16))
     (tmp_path / "n" / "notes.txt").write_text("hello")
     found = scans(tmp_path)
-    assert [s.patient for s in found] == ["d_FLAIR", "images_of_p0", "n_x.1"]
-    assert found[2].read().image.shape == (4, 3, 2, 3)
+    assert [s.patient for s in found] == ["d_FLAIR", "n_x.1", "p0"]  # no folder around all slices
+    assert found[1].read().image.shape == (4, 3, 2, 3)
     with pytest.raises(UserError, match="^has 1 channel; the model takes 3: t1, flair, t1c"):
         found[0].read()
     assert scans(tmp_path / "d", names=("flair",))[0].read().image.shape == (2, 3, 4, 1)

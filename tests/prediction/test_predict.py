@@ -83,11 +83,7 @@ def run(config, prepared, tmp_path_factory):
 def program(monkeypatch):
     """The program's main, in this process."""
     monkeypatch.setattr(predict, "start_computing", lambda: None)
-
-    def main(*argv):
-        predict.main([str(a) for a in argv])
-
-    return main
+    return lambda *argv: predict.main([str(a) for a in argv])
 
 
 def read_mask(folder):
@@ -240,7 +236,7 @@ def test_a_volume_keeps_its_grid(program, run, tmp_path, capsys, tile):
         (["--workdir", "{run}", "{scans}/x"], "does not exist"),
         (["--workdir", "{run}", "--fill", "t2", "{scans}"], "--fill t2: no such channel"),
         (["--workdir", "{run}", "--channels", "t2=x", "{scans}"], "no channel 't2'"),
-        (["--workdir", "{run}", "{scans}/p0", "{scans}"], "both are named p0"),
+        (["--workdir", "{run}", "{scans}/p0/s_0_mask.png"], "no scans; .*s_0_mask.png: a mask by"),
         (["--workdir", "{run}", "--output", "{scans}/p0/s_0.png", "{scans}"], "cannot be written"),
     ],
 )
