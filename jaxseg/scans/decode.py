@@ -21,6 +21,10 @@ _GREY_WITH_ALPHA = 4  # PNG colour type
 _TURNS = {2: (False, 1), 3: (False, (0, 1)), 4: (False, 0), 5: (True, ())} | {
     **{6: (True, 1), 7: (True, (0, 1)), 8: (True, 0)}
 }
+# What the libraries print of damage for which they fill in pixels.
+_COMPLAINTS = {b"Corrupt JPEG": "damaged JPEG data", b"Premature end": "damaged JPEG data"} | {
+    b"TIFF_Error": "damaged TIFF data"
+}
 _MAX_STDERR_BYTES = 65536
 _STDERR = threading.Lock()
 
@@ -88,8 +92,9 @@ def _decode(header: Header) -> np.ndarray:
             pixels = None
     if pixels is None:
         raise ValueError(header.rare or "truncated or broken file")
-    if any(b"Corrupt JPEG" in line or b"Premature end" in line for line in words):
-        raise ValueError("damaged JPEG data")
+    for complaint, damage in _COMPLAINTS.items():
+        if any(complaint in line for line in words):
+            raise ValueError(header.rare or damage)
     return pixels.reshape(*pixels.shape[:2], -1)
 
 

@@ -117,6 +117,9 @@ def jpeg_of_four_channels() -> bytes:
         (retagged(tiff(SMOOTH[..., :1], 1), _258=2), "2-bit pixels; save as unsigned 8 or 16"),
         (retagged(tiff(SMOOTH), _259=50000), "compressed by Zstandard.*; save it uncompressed"),
         (retagged(tiff(SMOOTH), _259=34925), "compressed by LZMA.*; save it uncompressed"),
+        (retagged(tiff(SMOOTH), _259=34712), "compressed by JPEG 2000.*; save it uncompressed"),
+        (retagged(tiff(SMOOTH), _259=5), "damaged TIFF data"),  # else a black picture
+        (retagged(tiff(SMOOTH), _259=8), "damaged TIFF data"),
         (retagged(tiff(SMOOTH), _259=60001), "compressed by method 60001.*; save it uncompressed"),
         (b"GIF89a" + bytes(99), "but GIF; save as PNG"),
         (b"NRRD0004\n" + bytes(99), "but NRRD; save as PNG"),
