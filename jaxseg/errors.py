@@ -1,5 +1,8 @@
 """The exceptions that a user sees as a line, without a traceback."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """Something the user can mend: a wrong setting, a missing file, a broken data set.
@@ -13,5 +16,25 @@ class TrainingFailed(Exception):  # noqa: N818 (reads as what happened)
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says, on one line."""
-    return " ".join(str(error).split())
+    """Return what an error says, on one line; where it says nothing, its name."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def named(what: str, path: str = "") -> Iterator[None]:
+    """Turn whatever goes wrong in a library that reads a user's file into a UserError.
+
+    Files of the field break their readers in every way, with a KeyError as with a ValueError:
+    one net, not a list of them. A UserError passes as it is.
+
+    Args:
+        what: cannot be done with which file; the cause follows in brackets.
+        path: of the file, which the cause need not say again.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause = one_line(error).removeprefix(f"{path}: ") if path else one_line(error)
+        raise UserError(f"{what} ({cause})") from error
