@@ -1,5 +1,6 @@
 """DICOM series to volumes; needs pydicom, and highdicom to write DICOM-SEG, `[dicom]`."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,14 @@ from jaxseg.scans.volume import (
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 _PREAMBLE = 128  # bytes before the letters that mark a DICOM file
+_START = 1024  # bytes that hold what kind of object is stored
+_APPLE_DOUBLE = b"\0\5\x16\7"  # macOS's companion of a file, by the file's own suffix
+_STORED = re.compile(rb"\x02\x00\x02\x00UI(..)", re.DOTALL)  # element of group 2, its length
+_STORAGE = b"1.2.840.10008.5.1.4.1.1."
+_NO_SCANS = (  # kinds of objects: the index of a CD; results, reports and plans beside scans
+    b"1.2.840.10008.1.3.10",
+    *(_STORAGE + kind for kind in (b"66", b"11.", b"88.", b"104.", b"481.", b"9.", b"4.2")),
+)
 # How a file without preamble begins: group 2 or 8, its first elements; then an explicit type of
 # two letters, or the length of the value, which is short.
 _GROUPS = (b"\2\0", b"\x08\0", b"\0\x08")
@@ -39,15 +48,24 @@ _FIRST_ELEMENTS, _TYPES = (0, 1, 5, 8, 0x10, 0x12, 0x16, 0x18), (b"UL", b"OB", b
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM: by suffix, or by how it begins."""
-    if path.name.lower().endswith(SUFFIXES):
-        return True
+    """Return whether a file is DICOM, by suffix or by how it begins, and may hold a scan."""
+    named_so = path.name.lower().endswith(SUFFIXES)
     try:
         with path.open("rb") as file:
-            start = file.read(_PREAMBLE + 4)
+            start = file.read(_START)
     except OSError:
+        return named_so
+    if start.startswith(_APPLE_DOUBLE) or _stored(start).startswith(_NO_SCANS):
         return False
-    return start[_PREAMBLE:] == b"DICM" or _begins_without_preamble(start)
+    marked = start[_PREAMBLE : _PREAMBLE + 4] == b"DICM"
+    return named_so or marked or _begins_without_preamble(start)
+
+
+def _stored(start: bytes) -> bytes:
+    """Return the UID of the kind of object, b"" where the start of a file does not say it."""
+    found = _STORED.search(start)
+    length = int.from_bytes(found[1], "little") if found else 0
+    return start[found.end() : found.end() + length].rstrip(b"\0 ") if found else b""
 
 
 def _begins_without_preamble(start: bytes) -> bool:

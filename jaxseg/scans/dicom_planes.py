@@ -90,7 +90,7 @@ def open_file(path: Path, **options: Any) -> Any:
     except pydicom.errors.InvalidDicomError:
         found = pydicom.dcmread(path, force=True, **options)
         if "SOPClassUID" not in found and "Rows" not in found:
-            raise
+            raise ValueError("no DICOM file") from None
     if "TransferSyntaxUID" not in found.file_meta:
         implicit, little = found.original_encoding
         uid = pydicom.uid

@@ -224,6 +224,23 @@ def test_other_files_are_no_dicom(tmp_path):
         assert not is_dicom(tmp_path / f"{number}")
 
 
+def test_what_lies_beside_scans_on_cds_and_in_archives_is_no_scan(tmp_path):
+    """An index (DICOMDIR), macOS's companions, a SEG, a report, a plan, whatever they are named."""
+    write_series(tmp_path / "series", voxels())
+    volume, first = read_series(files(tmp_path / "series")), files(tmp_path / "series")[0]
+    assert is_dicom(first)
+    volume.write(tmp_path / "mask", volume.image[..., 0] > 500)
+    assert not is_dicom(tmp_path / "mask.dcm")
+    (tmp_path / "._IM1.dcm").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(300))
+    assert not is_dicom(tmp_path / "._IM1.dcm")
+    kinds = ("BasicTextSRStorage", "RTStructureSetStorage", "RTDoseStorage", "RawDataStorage")
+    for kind in (*kinds, "EncapsulatedPDFStorage", "MediaStorageDirectoryStorage"):
+        header = pydicom.dcmread(first)
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = getattr(pydicom.uid, kind)
+        header.save_as(tmp_path / "odd.dcm", enforce_file_format=True)
+        assert not is_dicom(tmp_path / "odd.dcm"), kind
+
+
 def enhanced(path, stored, places, shuffled, **tags):
     """Write [D, H, W] as one file of several frames, every second one rescaled by 2 x + 5."""
     write_series(path.parent / "single", stored[:1])
