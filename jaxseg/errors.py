@@ -21,7 +21,7 @@ def one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def named(what: str, path: str = "") -> Iterator[None]:
+def named(what: str, path: str = "", but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn whatever goes wrong in a library that reads a user's file into a UserError.
 
     Files of the field break their readers in every way, with a KeyError as with a ValueError:
@@ -30,10 +30,11 @@ def named(what: str, path: str = "") -> Iterator[None]:
     Args:
         what: cannot be done with which file; the cause follows in brackets.
         path: of the file, which the cause need not say again.
+        but: pass as they are too, as a full disk's OSError does where something is written.
     """
     try:
         yield
-    except UserError:
+    except (UserError, *but):
         raise
     except Exception as error:
         cause = one_line(error).removeprefix(f"{path}: ") if path else one_line(error)

@@ -1,6 +1,7 @@
 """The folder that prediction writes: one folder per patient, whole or not at all, and a table."""
 
 import csv
+import hashlib
 import io
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from jaxseg.prediction import operating
 from jaxseg.scans.volume import voxel_mm3
 
 TABLE, _RECORD = "predictions.csv", "prediction.json"
+_LONGEST = 245  # bytes of a folder's name; file systems take 255
 
 
 class PredictionRow(NamedTuple):
@@ -60,13 +62,22 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return components == 1 + np.argmax(sizes) if len(sizes) else mask
 
 
+def folder_of(output: Path, patient: str) -> Path:
+    """Return the folder of a patient; a name too long for one is cut, a digest tells it apart."""
+    name = patient.encode()
+    if len(name) > _LONGEST:
+        digest = hashlib.sha256(name).hexdigest()[:16]
+        patient = f"{name[: _LONGEST - 17].decode(errors='ignore')}-{digest}"
+    return output / patient
+
+
 def is_done(output: Path, patient: str, how: dict[str, Any]) -> bool:
     """Return whether a patient is predicted, and in this way.
 
     Raises:
         UserError: it was predicted in another way.
     """
-    path = output / patient / _RECORD
+    path = folder_of(output, patient) / _RECORD
     if not path.exists():
         return False
     made = read_json(path).get("how", {})
@@ -91,9 +102,9 @@ def keep(output: Path, row: PredictionRow, how: dict[str, Any], write: Callable[
     Raises:
         UserError: it cannot be written, for other reasons than a full disk.
     """
-    target = output / row.patient
+    target = folder_of(output, row.patient)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{row.patient}.", dir=output) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".new.", dir=output) as scratch:
             made, old = Path(scratch, "new"), Path(scratch, "old")
             made.mkdir()
             write(made)

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,8 @@ def obstacle(planes: Sequence[Plane]) -> str | None:
     if len({str(header.get(_OWN, "")) for header in headers} - {""}) < len(headers):
         return f"images without a {_OWN} of their own"
     try:
-        _make(some, np.zeros((len(some), *some[0].size), bool))
+        with quiet(), named("it cannot be written"):
+            _make(some, np.zeros((len(some), *some[0].size), bool)).save_as(io.BytesIO())
     except UserError as error:
         return str(error)
     return None
@@ -79,7 +81,7 @@ def obstacle(planes: Sequence[Plane]) -> str | None:
 def write(path: Path, planes: Sequence[Plane], values: np.ndarray):
     """Write [D, H, W], one frame for each image of the series, also where it is empty."""
     made = _make(planes, values)
-    with quiet():
+    with quiet(), named("the DICOM-SEG cannot be written", but=(OSError,)):
         made.save_as(path)
 
 

@@ -53,10 +53,11 @@ def read_nifti(path: Path) -> Volume:
 
     def write(to: Path, values: np.ndarray):
         to = to.with_name(to.name + _suffix(path))
-        if "qform_code" in file.header.keys():  # noqa: SIM118 (a header is no dict)
-            _write(file, from_axial(values, order), to)
-        else:
-            write_axial(to, values, axial)
+        with named(f"{to.name}: cannot be written as NIfTI", but=(OSError,)):
+            if "qform_code" in file.header.keys():  # noqa: SIM118 (a header is no dict)
+                _write(file, from_axial(values, order), to)
+            else:
+                write_axial(to, values, axial)
 
     return Volume(image, spacing_mm, axial, tuple(warnings), write)
 

@@ -63,7 +63,7 @@ def open_predictions(
     shown = remember(scan)
 
     def predict(number: int) -> Prediction:
-        patient = folder / scans[number].patient
+        patient = predictions.folder_of(folder, scans[number].patient)
         mask, probability = (read_result(patient / name) for name in ("mask", "probability"))
         if mask is None:
             raise UserError(f"{patient}: no mask there")
