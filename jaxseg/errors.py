@@ -15,8 +15,8 @@ class TrainingFailed(Exception):  # noqa: N818 (reads as what happened)
     """Training cannot go on, by example after too many non-finite losses; exit code 1."""
 
 
-def one_line(error: BaseException) -> str:
-    """Return what an error says, on one line; where it says nothing, its name."""
+def one_line(error: BaseException | str) -> str:
+    """Return what an error or a file says, on one line; an error that says nothing is named."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

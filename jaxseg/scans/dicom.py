@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.errors import UserError, named
+from jaxseg.errors import UserError, named, one_line
 from jaxseg.scans import dicom_seg
 from jaxseg.scans.dicom_planes import (
     Plane,
@@ -88,15 +88,16 @@ def read_series(paths: Sequence[Path]) -> Volume:
         UserError: pydicom is missing; no image, several series, several images at one place,
             planes that are not parallel, or what cannot be read.
     """
-    planes = in_order(_one_series([plane for path in paths for plane in read_planes(path)]))
-    check_size(planes)
-    place, warnings = place_of(planes)
-    voxels = _read_pixels(planes)
-    order = axial_order(place)
-    axial = axial_affine(place, voxels.shape, order)
-    spacing_mm = spacing_of(axial) if slice_distance(planes) else ()
-    warnings += warn_of_shape(spacing_mm) if spacing_mm else []
-    obstacle = dicom_seg.obstacle(planes)
+    with quiet(), named("cannot be read as a DICOM series"):
+        planes = in_order(_one_series([plane for path in paths for plane in read_planes(path)]))
+        check_size(planes)
+        place, warnings = place_of(planes)
+        voxels = _read_pixels(planes)
+        order = axial_order(place)
+        axial = axial_affine(place, voxels.shape, order)
+        spacing_mm = spacing_of(axial) if slice_distance(planes) else ()
+        warnings += warn_of_shape(spacing_mm) if spacing_mm else []
+        obstacle = dicom_seg.obstacle(planes)
     if obstacle:
         warnings += [f"no DICOM-SEG can be made of this series ({obstacle}): written as NIfTI"]
 
@@ -120,7 +121,7 @@ def _one_series(planes: list[Plane]) -> list[Plane]:
         return planes
     listed = "; ".join(
         f"{found[0].header.get('SeriesDescription', 'no description')!r} ({len(found)} images, "
-        f"{uid})"
+        f"{one_line(uid)})"
         for uid, found in series.items()
     )
     raise UserError(f"{len(series)} series, give each a folder of its own: {listed}")
@@ -140,7 +141,7 @@ def _read_pixels(planes: Sequence[Plane]) -> np.ndarray:
         of_file[plane.path].append((at, plane))
     slices = {}
     for path, inside in of_file.items():
-        with quiet(), named(f"{path}: pixels cannot be read"):
+        with named(f"{path}: pixels cannot be read"):
             frames = open_file(path).pixel_array.reshape(-1, *inside[0][1].size)
             for at, plane in inside:
                 pixels = frames[plane.frame]

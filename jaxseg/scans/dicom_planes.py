@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg.errors import UserError, named
+from jaxseg.errors import UserError, named, one_line
 
 # Modalities beside scans in a folder.
 _NO_SCANS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC", "PLAN")
@@ -25,6 +25,7 @@ _GROUPS = {  # where files of several frames have them, for each frame or for al
 }
 _PER_FRAME, _SHARED = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
 _SQUARE = 0.01  # directions of rows and columns: off by this, they are none
+_LARGEST = 1e9  # of the numbers that are read
 _LARGEST_GAP = 1.5  # of the usual distance; above, slices are missing
 _UNEVEN = 0.02  # of the usual distance
 _TURNED = 1e-3  # difference of direction cosines
@@ -114,11 +115,10 @@ def read_planes(path: Path, passed_over: Sequence[str] = _NO_SCANS) -> list[Plan
         is_image = any(name in header for name in _OF_AN_IMAGE)
         if not is_image or header.get("Modality") in passed_over:
             return []
-    try:
-        with quiet():
+        try:
             return _planes(header, path)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        except ValueError as error:
+            raise UserError(f"{path}: {one_line(error)}") from error
 
 
 def _planes(header: Any, path: Path) -> list[Plane]:
@@ -128,6 +128,8 @@ def _planes(header: Any, path: Path) -> list[Plane]:
             f"several frames in one file ({num_frames}) without a place in space for each; "
             "convert it to one file per slice"
         )
+    if "MOSAIC" in (header.get("ImageType") or ()):
+        raise ValueError("a mosaic, all slices in one picture; convert it with dcm2niix")
     pixels = header.get("PhotometricInterpretation")
     if pixels != "MONOCHROME2":
         raise ValueError(f"{pixels} pixels; MONOCHROME2 can be read")
@@ -166,7 +168,8 @@ def _numbers(header: Any, name: str, count: int, frame: int = 0) -> list[float] 
     """Return the numbers of an attribute; None when it is missing or empty.
 
     Raises:
-        ValueError: text, what is not finite, or another count; what stands there is not quoted.
+        ValueError: text, what is not finite or huge, or another count. It is not quoted: it may be
+            what somebody wrote about the patient.
     """
     try:
         value = _value(header, name, frame)
@@ -175,7 +178,7 @@ def _numbers(header: Any, name: str, count: int, frame: int = 0) -> list[float] 
         numbers = np.array(value, np.float64).ravel()
     except Exception as error:  # pydicom turns text into numbers when it is asked for them
         raise ValueError(f"{name}: no number") from error
-    if len(numbers) != count or not np.isfinite(numbers).all():
+    if len(numbers) != count or not (np.abs(numbers) < _LARGEST).all():  # nor what is no number
         raise ValueError(f"{name}: {len(numbers)} numbers, {count} finite ones are expected")
     return numbers.tolist()
 

@@ -67,7 +67,7 @@ def obstacle(planes: Sequence[Plane]) -> str | None:
         if len(found) > 1 or "" in found:
             return f"no {name}" if "" in found else f"several {name}"
     if load_pydicom().uid.UID(headers[0].SOPClassUID).type != "SOP Class":
-        return f"SOPClassUID {headers[0].SOPClassUID} is none of DICOM's"
+        return one_line(f"SOPClassUID {headers[0].SOPClassUID} is none of DICOM's")
     if len({str(header.get(_OWN, "")) for header in headers} - {""}) < len(headers):
         return f"images without a {_OWN} of their own"
     try:

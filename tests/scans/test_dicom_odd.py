@@ -66,7 +66,7 @@ def test_an_empty_number_is_as_none(tmp_path, name):
     np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.dcm"), stored > 500)
 
 
-@pytest.mark.parametrize("text", ["a", "0.9,0.9", "1\\2\\3\\4\\5\\6\\7", "nan", "inf", ""])
+@pytest.mark.parametrize("text", ["a", "0.9,0.9", "1\\2\\3\\4\\5\\6\\7", "nan", "inf", "1e99", ""])
 @pytest.mark.parametrize(
     "name",
     ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames")
@@ -101,6 +101,7 @@ def test_an_image_without_size_is_named_not_left_out(tmp_path, name):
         ({"PixelSpacing": [0, 0]}, "PixelSpacing"),
         ({"PixelSpacing": [-1, 1]}, "PixelSpacing"),
         ({"NumberOfFrames": 3}, "several frames in one file"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "a mosaic, all slices in one"),
         ({"BitsAllocated": None}, "pixels cannot be read"),
         ({"PixelRepresentation": None}, "pixels cannot be read"),
         ({"PixelData": None}, "pixels cannot be read"),
