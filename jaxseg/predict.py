@@ -1,11 +1,12 @@
 """Segment scans: python -m jaxseg.predict --workdir DIR INPUT... [--output DIR].
 
 INPUT is a folder with the PNG, TIFF or JPEG slices of one patient, or with a folder for each
-patient; a NIfTI file (.nii, .nii.gz; 3D, or 4D with the model's channels in order); a folder with
-one DICOM series; or a folder or zip of any of these. Patients are told apart as in training. Links
-are followed; masks (by name), what jaxseg wrote and what it cannot read are left out and named. A
-slice by itself is normalised with its patient's slices in the same folder. Scans need the channels
-the model was trained on, named t1, flair, t1c for the LGG set and the phantom.
+patient; a NIfTI file (.nii, .nii.gz, or .hdr with its .img; 3D, or 4D with the model's channels in
+order); a folder with one DICOM series, a file for each slice or one of several frames (enhanced);
+or a folder or zip of any of these. Patients are told apart as in training. Links are followed; masks
+(by name), what jaxseg wrote and what it cannot read are left out and named. A slice by itself is
+normalised with its patient's slices in the same folder. Scans need the channels the model was
+trained on, named t1, flair, t1c for the LGG set and the phantom.
 
   --workdir DIR    folder of the training run (required); several, each with --workdir, are an
                    ensemble: the mean of their calibrated probabilities and operating points
@@ -22,9 +23,10 @@ the model was trained on, named t1, flair, t1c for the LGG set and the phantom.
   --single-slice   normalise a single slice by itself; the mask may be far off
 
 Writes OUTPUT/PATIENT/mask in the grid and format of the scan: .nii or .nii.gz with its affine,
-codes and zooms; .dcm, a DICOM-SEG; or a folder with a mask (0, 255) for each slice, TIFF for TIFF,
-else PNG. Likewise probability (NIfTI float32; DICOM-SEG in steps of 1/255; 16 bit), and
-overlay.png, contours on the slices most affected. OUTPUT/predictions.csv has for each patient
+codes and zooms; .dcm, a DICOM-SEG (.nii.gz, with a warning, where none can be made of the series,
+and for several regions); or a folder with a mask (0, 255) for each slice, TIFF for TIFF, else
+PNG. Likewise probability (NIfTI float32; DICOM-SEG in steps of 1/255; 16 bit), and overlay.png,
+contours on the slices most affected. OUTPUT/predictions.csv has for each patient
 
   patient, file             its name, and where the scan is
   volume_ml                 of the mask; empty when the spacing is unknown

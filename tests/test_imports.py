@@ -58,8 +58,8 @@ HOMES = {
     "onnx": {"shipping.onnx_convert"},
     "onnxruntime": {"shipping.onnx_convert"},
     "nibabel": {"scans.nifti"},
-    "pydicom": {"scans.dicom"},
-    "highdicom": {"scans.dicom"},
+    "pydicom": {"scans.dicom_planes", "scans.dicom_seg"},
+    "highdicom": {"scans.dicom_seg"},
 }
 
 # Loaded by the function that needs them: a second or two that no start should wait for.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.machine.files import replace_text
-from jaxseg.scans.volume import Volume
+from jaxseg.scans.volume import Volume, voxel_mm3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Patient:
     def num_slices(self) -> int:
         """Number of slices, also of records."""
         return len(self.slice_numbers)
+
+    @property
+    def voxel_mm3(self) -> float | None:
+        """Volume of a voxel; None when the spacing is unknown."""
+        return voxel_mm3(self.spacing_mm, self.affine)
 
 
 def make_patient(volume: Volume, first: int) -> Patient:

@@ -146,7 +146,7 @@ def score_cases(
     ours, trivial = [], []
     for case in cases:
         patient, truth, spacing = case.patient.id, case.truth, case.volume.spacing_mm
-        masks = segment_regions(case.probability, points, spacing)
+        masks = segment_regions(case.probability, points, spacing, case.volume.affine)
         image = normalise(case.volume.image, case.volume.stats)
         scored = [
             (
@@ -193,7 +193,9 @@ def draw_figures(
         (case,) = predict_patients(part.model, prepared, [patient])
         volume, points = case.volume, part.trained.points
         channel = first.config.dataset.shown_channel(volume.image.shape[-1])
-        mask = operating.segment(case.probability[..., 0], points[0], volume.spacing_mm)
+        mask = operating.segment(
+            case.probability[..., 0], points[0], volume.spacing_mm, volume.affine
+        )
         drawn[f"patient_{name}"] = contours.patient_contours(
             score.patient, volume.image[..., channel], case.truth[..., 0], mask, score
         )

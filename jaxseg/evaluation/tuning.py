@@ -79,7 +79,7 @@ def tune(
     unit = "mm3" if all(p.spacing_mm for p in patients) else "voxels"
     tables = []
     for case in predict_patients(model._replace(temperatures=temperatures), prepared, mine):
-        voxel = operating.voxel_volume(unit, case.volume.spacing_mm)
+        voxel = operating.voxel_volume(unit, case.volume.spacing_mm, case.volume.affine)
         pairs = [(case.probability[..., k], case.truth[..., k]) for k in range(len(run.regions))]
         tables.append([dice_table(p, t, thresholds, voxel) for p, t in pairs])
     dice = np.array(gather_shares(tables))  # [patients, regions, thresholds, lesion sizes]

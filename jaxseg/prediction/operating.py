@@ -14,6 +14,7 @@ from jaxseg.config import Config
 from jaxseg.errors import UserError
 from jaxseg.machine.distributed import on_main
 from jaxseg.machine.files import read_json, write_json
+from jaxseg.scans.volume import voxel_mm3
 
 UNITS = ("voxels", "mm3")
 _TOUCHING = np.ones((3, 3, 3), bool)  # faces, edges and corners
@@ -29,7 +30,10 @@ class OperatingPoint(NamedTuple):
 
 
 def segment(
-    probability: np.ndarray, point: OperatingPoint, spacing_mm: tuple[float, ...] = ()
+    probability: np.ndarray,
+    point: OperatingPoint,
+    spacing_mm: tuple[float, ...] = (),
+    affine: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the mask: thresholded, without the components that are too small.
 
@@ -40,6 +44,7 @@ def segment(
         probability: [D, H, W] float32 in 0..1, calibrated, on the native grid.
         point: with min_lesion 0 it is a threshold only.
         spacing_mm: (slice distance, row, column), or () when unknown.
+        affine: [4, 4], whose directions tell a sheared voxel from a box; None: a box.
 
     Returns:
         [D, H, W] bool.
@@ -51,15 +56,18 @@ def segment(
     if point.min_lesion == 0:
         return mask
     components, sizes = lesions(mask)
-    kept = sizes * voxel_volume(point.unit, spacing_mm) >= point.min_lesion
+    kept = sizes * voxel_volume(point.unit, spacing_mm, affine) >= point.min_lesion
     return np.concatenate([[False], kept])[components]
 
 
 def segment_regions(
-    probability: np.ndarray, points: Sequence[OperatingPoint], spacing_mm: tuple[float, ...] = ()
+    probability: np.ndarray,
+    points: Sequence[OperatingPoint],
+    spacing_mm: tuple[float, ...] = (),
+    affine: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the masks of all regions, bool like probability [D, H, W, K]; see `segment`."""
-    masks = [segment(probability[..., k], p, spacing_mm) for k, p in enumerate(points)]
+    masks = [segment(probability[..., k], p, spacing_mm, affine) for k, p in enumerate(points)]
     return np.stack(masks, axis=-1)
 
 
@@ -74,16 +82,19 @@ def lesions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return components, np.bincount(components.ravel(), minlength=number + 1)[1:]
 
 
-def voxel_volume(unit: str, spacing_mm: tuple[float, ...]) -> float:
+def voxel_volume(
+    unit: str, spacing_mm: tuple[float, ...], affine: np.ndarray | None = None
+) -> float:
     """Return the size of a voxel in the unit; UserError for mm3 without a spacing."""
     if unit == "voxels":
         return 1.0
-    if not spacing_mm:
+    volume = voxel_mm3(spacing_mm, affine)
+    if volume is None:
         raise UserError(
             "the smallest lesion kept is in mm3, and the size of these voxels is unknown: give "
             "their spacing"
         )
-    return float(np.prod(spacing_mm))
+    return volume
 
 
 def path(run: Path) -> Path:

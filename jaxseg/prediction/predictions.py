@@ -13,6 +13,7 @@ from jaxseg.errors import UserError
 from jaxseg.machine.files import read_json, replace_text, write_json
 from jaxseg.prediction import operating
 from jaxseg.scans.files import PREDICTION
+from jaxseg.scans.volume import voxel_mm3
 
 TABLE = "predictions.csv"
 
@@ -34,6 +35,7 @@ def measure(
     mask: np.ndarray,
     probability: np.ndarray,
     spacing_mm: tuple[float, ...] = (),
+    affine: np.ndarray | None = None,
 ) -> PredictionRow:
     """Return the row of a patient.
 
@@ -43,9 +45,11 @@ def measure(
         mask: [D, H, W] bool.
         probability: [D, H, W] float32 in 0..1, calibrated.
         spacing_mm: (slice distance, row, column), or () when unknown.
+        affine: [4, 4], whose directions tell a sheared voxel from a box; None: a box.
     """
     voxels = int(mask.sum())
-    volume_ml = voxels * float(np.prod(spacing_mm)) / 1000 if spacing_mm else None
+    voxel = voxel_mm3(spacing_mm, affine)
+    volume_ml = None if voxel is None else voxels * voxel / 1000
     largest = int(largest_component(mask).sum())
     confidence = float(probability[mask].mean(dtype=np.float64)) if voxels else None
     return PredictionRow(patient, file, volume_ml, voxels, largest, confidence)
@@ -83,7 +87,7 @@ def keep(
     if target.exists() and not (target / PREDICTION).is_file():
         raise UserError(f"{target}: is there already, and no prediction; give another --output")
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{row.patient}.", dir=output) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".new.", dir=output) as scratch:
             made, old = Path(scratch, "new"), Path(scratch, "old")
             made.mkdir()
             failed = write(made) or []

@@ -1,25 +1,16 @@
 """Slices as PNG, TIFF or JPEG files to volumes and back."""
 
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 
-from jaxseg.errors import UserError
+from jaxseg.errors import UserError, one_line
 from jaxseg.scans.decode import decode_image
 from jaxseg.scans.volume import MAX_PATIENT_BYTES, Volume
 
 _HIGHEST = 65535  # a probability of 1, in 16 bit
-
-
-# What reading and decoding a file may raise.
-_READ_ERRORS = (
-    *(OSError, ValueError, RuntimeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 def read_slice(
@@ -28,8 +19,8 @@ def read_slice(
     """Return what `decode` makes of a file; UserError with its name and the reason, on one line."""
     try:
         return decode(read(name))
-    except _READ_ERRORS as error:
-        raise UserError(f"{name}: {error}") from error
+    except Exception as error:  # of the decoder, the zip, the disk
+        raise UserError(f"{name}: {one_line(error)}") from error
 
 
 def read_slices(

@@ -45,6 +45,11 @@ class Volume(NamedTuple):
     stats: np.ndarray | None = None  # [C, 4] float32, `intensity.volume_statistics` of the image
     head_box: np.ndarray | None = None  # [4] int32, `intensity.head_box` of the image
 
+    @property
+    def voxel_mm3(self) -> float | None:
+        """Volume of a voxel; None when the spacing is unknown."""
+        return voxel_mm3(self.spacing_mm, self.affine)
+
 
 def axial_order(affine: np.ndarray) -> Order:
     """Return the order that shows a volume as in the head of this file.
@@ -82,6 +87,30 @@ def axial_affine(affine: np.ndarray, shape: Sequence[int], order: Order) -> np.n
 def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
     """Return the distance in mm between neighbours along each axis of an affine."""
     return tuple(float(x) for x in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def voxel_mm3(
+    spacing_mm: Sequence[float], affine: np.ndarray | Sequence | None = None
+) -> float | None:
+    """Return the volume of a voxel: of a box, or of a sheared one, which is smaller.
+
+    Registration of 12 parameters and a tilted gantry shear: the edges keep their lengths.
+
+    Args:
+        spacing_mm: (slice distance, row, column): lengths of the edges; () when unknown.
+        affine: [4, 4], its directions; None: at right angles.
+
+    Returns:
+        mm3; None when the spacing is unknown.
+    """
+    if not len(spacing_mm):
+        return None
+    box = float(np.prod(spacing_mm))
+    if affine is None:
+        return box
+    edges = np.asarray(affine, np.float64)[:3, :3]
+    part = abs(np.linalg.det(edges / np.linalg.norm(edges, axis=0)))
+    return box * round(float(part), 6)  # headers' float32 leave right angles a little off
 
 
 def as_pixels(voxels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from jaxseg.layouts.find import find_scans
 from jaxseg.prediction import places, predictions
 from jaxseg.prediction.ensemble import read_ensemble
 from jaxseg.prediction.new_scans import find_all
-from jaxseg.scans.dicom import read_segmentation
+from jaxseg.scans.dicom_seg import read_segmentation
 from jaxseg.viewer.of_run import read_table
 from jaxseg.viewer.pictures import (
     Gallery,

@@ -4,8 +4,6 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from jaxseg.datasets.index import Patient
 from jaxseg.errors import UserError
 from jaxseg.evaluation.of_runs import choose_patients
@@ -54,7 +52,7 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
     def predict(number: int) -> Prediction:
         volume = prepared.volume(patients[number])
         probability = predict_volume(model, volume)[..., 0]
-        mask = operating.segment(probability, point, volume.spacing_mm)
+        mask = operating.segment(probability, point, volume.spacing_mm, volume.affine)
         return make_prediction(mask, probability)
 
     folder = run / "evaluation" / ("external" if source else split)
@@ -108,14 +106,14 @@ def _notes(folder: Path, run: trained.Trained, source: str | None, split: str) -
 
 def _row(patient: Patient, score: Mapping[str, str] | None) -> PatientRow:
     """Return the patient's line in the list and the scores beside its picture."""
-    spacing_mm = patient.spacing_mm
+    voxel_mm3 = patient.voxel_mm3
     volume = sum(patient.tumour_pixels)
-    truth = ("truth", _volume(volume, spacing_mm))
-    shown = _in_unit(volume, spacing_mm)
+    truth = ("truth", _volume(volume, voxel_mm3))
+    shown = _in_unit(volume, voxel_mm3)
     if score is None:
         return PatientRow(patient.id, None, shown, (truth, ("slices", str(patient.num_slices))))
     change = score["volume_error"]
-    unit = "mm" if spacing_mm else "pixels"
+    unit = "mm" if voxel_mm3 else "pixels"
     facts = (
         ("Dice", f"{float(score['dice']):.3f}"),
         ("IoU", f"{float(score['iou']):.3f}"),
@@ -123,17 +121,17 @@ def _row(patient: Patient, score: Mapping[str, str] | None) -> PatientRow:
         ("precision", f"{float(score['precision']):.3f}"),
         (f"HD95, {unit}", f"{float(score['hd95']):.1f}"),
         truth,
-        ("predicted", _volume(int(score["predicted_voxels"]), spacing_mm)),
+        ("predicted", _volume(int(score["predicted_voxels"]), voxel_mm3)),
         ("volume error", f"{100 * float(change):+.1f} %" if change else "-"),
         ("empty slices hit", f"{score['false_positive_slices']} of {score['empty_slices']}"),
     )
     return PatientRow(patient.id, float(score["dice"]), shown, facts)
 
 
-def _in_unit(voxels: int, spacing_mm: tuple[float, ...]) -> float:
-    return voxels * float(np.prod(spacing_mm)) / 1000 if spacing_mm else voxels
+def _in_unit(voxels: int, voxel_mm3: float | None) -> float:
+    return voxels * voxel_mm3 / 1000 if voxel_mm3 else voxels
 
 
-def _volume(voxels: int, spacing_mm: tuple[float, ...]) -> str:
-    volume = _in_unit(voxels, spacing_mm)
-    return f"{volume:.1f} ml" if spacing_mm else f"{volume:,} voxels"
+def _volume(voxels: int, voxel_mm3: float | None) -> str:
+    volume = _in_unit(voxels, voxel_mm3)
+    return f"{volume:.1f} ml" if voxel_mm3 else f"{volume:,} voxels"

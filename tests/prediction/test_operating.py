@@ -9,6 +9,8 @@ from fake_config import tiny_config
 from jaxseg.errors import UserError
 from jaxseg.prediction import operating
 from jaxseg.prediction.operating import OperatingPoint, segment, segment_regions
+from jaxseg.prediction.predictions import measure
+from jaxseg.scans.volume import voxel_mm3
 
 
 @pytest.fixture
@@ -42,6 +44,21 @@ def test_in_mm3_the_size_of_a_voxel_counts(volume):
     assert segment(volume, in_voxels, spacing).sum() == 8
     with pytest.raises(UserError, match="the smallest lesion kept is in mm3"):
         segment(volume, point)
+
+
+def test_a_sheared_voxel_is_smaller_than_the_box_of_its_edges(volume):
+    """Tilted by 60 degrees, half of it: 2 mm3 become 1."""
+    spacing, affine = (5.0, 0.5, 0.8), np.eye(4)
+    affine[:3, 0] = 0, 5 * np.sin(np.pi / 3), 5 * np.cos(np.pi / 3)
+    affine[:3, 1], affine[:3, 2] = (0, 0.5, 0), (0.8, 0, 0)
+    point = OperatingPoint(min_lesion=6.0, unit="mm3")
+    assert segment(volume, point, spacing, affine).sum() == 8  # 8 and 3 mm3
+    assert segment_regions(volume[..., None], [point], spacing, affine).sum() == 8
+    row = measure("p", "file", volume > 0.5, volume, spacing, affine)
+    assert row.volume_ml == pytest.approx(0.014)
+    for axial in (affine, affine + np.float32(1e-7)):  # as headers of float32 state right angles
+        axial[:3, 0] = 0, 0, 5
+        assert voxel_mm3(spacing, axial) == np.prod(spacing)
 
 
 def test_the_threshold_belongs_to_the_tumour(volume):

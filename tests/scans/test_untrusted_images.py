@@ -14,7 +14,8 @@ from fake_data import make_slice, tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.scans.decode import MAX_SIDE, decode_image
+from jaxseg.scans.decode import decode_image
+from jaxseg.scans.image_headers import MAX_SIDE
 
 SMOOTH = cv2.GaussianBlur(make_slice(3)[0], (3, 3), 0)
 

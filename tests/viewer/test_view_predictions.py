@@ -1,6 +1,8 @@
 """The viewer on what `predict` wrote: masks and probabilities lie on the scan's own voxels."""
 
 import dataclasses
+import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,11 +54,13 @@ def write_scan(folder, kind: str) -> np.ndarray:
         write_nifti(folder / "case.nii.gz", voxels, oblique_affine())
     else:
         pytest.importorskip("highdicom")
-        write_series(folder, voxels)
+        places = [4.0 * n + 8 * (n > 5) for n in range(len(voxels))] if kind == "gap" else None
+        frame = "" if kind == "anonymised" else "1.2.9"  # without it there is no DICOM-SEG
+        write_series(folder, voxels, places, FrameOfReferenceUID=frame)
     return voxels
 
 
-@pytest.mark.parametrize("kind", ["png", "nifti", "dicom"])
+@pytest.mark.parametrize("kind", ["png", "nifti", "dicom", "gap", "anonymised"])
 def test_a_prediction_comes_back_as_it_was_written(kind, run, tmp_path):
     write_scan(tmp_path / "scans", kind)
     (found,) = find_scans(tmp_path / "scans", Dataset(), NAMES, "flair")
@@ -91,6 +95,33 @@ def test_a_prediction_comes_back_as_it_was_written(kind, run, tmp_path):
     assert shown.volume == pytest.approx(size)
     assert dict(shown.facts)["predicted voxels"] == str(mask.sum())
     assert gallery.channel == 1
+
+
+def write_mask(volume, mask: np.ndarray, folder: Path):
+    volume.write(folder / "mask", mask)
+
+
+def test_a_name_too_long_for_a_folder_is_cut_and_told_apart(run, tmp_path):
+    """Of folders within folders: each part has a name that a file system takes."""
+    parts = ("a" * 150, "ä" * 70)
+    for last in ("1", "2"):
+        write_scan(tmp_path / "scans" / Path(*parts, last), "png")
+    found = find_scans(tmp_path / "scans", Dataset(), NAMES, "flair")
+    (tmp_path / "out").mkdir()
+    for number, scan in enumerate(found):
+        volume = scan.read()
+        mask = np.zeros(volume.image.shape[:3], bool)
+        mask[number] = True
+        row = predictions.measure(scan.patient, "x", mask, mask.astype(np.float32))
+        write = functools.partial(write_mask, volume, mask)
+        predictions.keep(tmp_path / "out", row, {}, write)
+    first, second = (scan.patient for scan in found)
+    assert first != second and max(len(first.encode()), len(second.encode())) <= 255
+    predictions.write_table(tmp_path / "out")
+    gallery = open_predictions(run, [tmp_path / "scans"], tmp_path / "out", None, "flair")
+    assert [row.patient for row in gallery.rows] == [scan.patient for scan in found]
+    for number in (0, 1):
+        assert gallery.predict(number).mask.any((1, 2)).nonzero()[0].tolist() == [number]
 
 
 def test_without_probabilities_and_with_scans_not_predicted(run, tmp_path):
