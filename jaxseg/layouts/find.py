@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
 from jaxseg.layouts import names as says
+from jaxseg.layouts.detect import guess_patient_regex
 from jaxseg.layouts.dicom_files import INDEX, about_no_scans, is_dicom_member, no_scan
 from jaxseg.layouts.kinds import LGG, find_images
 from jaxseg.scans.dicom import is_dicom, read_series
@@ -196,6 +198,7 @@ def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str])
         scans.append(Scan(patient, files.path / where, read, above, files, tuple(names)))
 
     for patient, names in find_images(list(files.stamps), dataset).items():
+        left_out += _perhaps_several(patient or ".", names, dataset)
         where = names[0] if len(names) == 1 else PurePosixPath(names[0]).parent
         read = functools.partial(read_slices, files.read, names, dataset.spacing_mm)
         add(patient, Path(where), read, names)
@@ -214,6 +217,17 @@ def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str])
         add(str(folder) if folder.name else "", Path(folder), read, names)
     left_out += _left_out(files, masks, kinds)
     return scans
+
+
+def _perhaps_several(patient: str, names: Sequence[str], dataset: Dataset) -> list[str]:
+    """Return a line when slices read as one patient are named as those of several."""
+    if dataset.patient_regex is not None or not (guess := guess_patient_regex(list(names))):
+        return []
+    count = len({re.search(guess, says.stem_of(name))[1] for name in names})
+    return [
+        f"{patient}: by their names its {len(names)} slices may be of {count} patients; taken for "
+        "one and normalised together: give each a folder, or train with patient_regex"
+    ]
 
 
 def _left_out(files: Files, masks: list[str], kinds: dict[str, str]) -> list[str]:
