@@ -13,14 +13,24 @@ report.html.
   --output DIR     where to write; default WORKDIR/evaluation/SPLIT, with --source
                    WORKDIR/evaluation/external
 
-Exit code 0, or 2 with one line on what to mend.
+With masks that python -m jaxseg.predict wrote, and masks that people drew for the same scans:
+
+  --predictions DIR  the folder that predict wrote; needs no --workdir
+  --truth PATH       folder, zip or file of masks: PNG, TIFF, NIfTI, DICOM-SEG. Each is matched by
+                     its name, as p1_seg.nii.gz or p1/mask.nii.gz with p1_flair.nii.gz, and must
+                     lie on the voxels of the scan; the scans' own folder will do
+  --output DIR       default PREDICTIONS/evaluation
+
+Patients without a truth that fits are named. Exit code 0, or 2 with one line on what to mend.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxseg.config import command_line
 from jaxseg.errors import UserError
+from jaxseg.evaluation.of_masks import score_masks
 from jaxseg.evaluation.of_runs import score_folds, score_run
 from jaxseg.machine.distributed import failing_together, join
 from jaxseg.machine.start import start_computing
@@ -30,9 +40,16 @@ def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
     splits = ("train", "validation", "test", "all")
     options, rest = command_line.parse(
-        argv, __doc__, text=("source", "output"), several=("workdir",), split=splits
+        argv,
+        __doc__,
+        text=("source", "output", "predictions", "truth"),
+        several=("workdir",),
+        split=splits,
     )
     command_line.refuse_arguments(rest)
+    if options.predictions or options.truth:
+        of_masks(options)
+        return
     if not options.workdir:
         raise UserError("which run? Give --workdir DIR (see --help)")
     runs = [Path(run).expanduser() for run in options.workdir]
@@ -50,6 +67,16 @@ def main(argv: Sequence[str]):
             score_folds(runs, output)
         else:
             score_run(runs[0], options.split or "test", options.source, output)
+
+
+def of_masks(options: Any):
+    """Score the masks in a folder."""
+    if not (options.predictions and options.truth):
+        raise UserError("give both --predictions DIR and --truth PATH (see --help)")
+    if options.workdir or options.split or options.source:
+        raise UserError("--predictions are masks already; leave --workdir, --split, --source out")
+    output = Path(options.output).expanduser() if options.output else None
+    score_masks(Path(options.predictions).expanduser(), Path(options.truth).expanduser(), output)
 
 
 if __name__ == "__main__":

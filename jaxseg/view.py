@@ -15,6 +15,7 @@ With INPUT, scans that python -m jaxseg.predict has predicted, and what it wrote
   INPUT...           as given to predict; --channels LIST and --fill CHANNEL are read from what
                      predict wrote where they are not given
   --predictions DIR  the folder that predict wrote; default WORKDIR/predictions
+  --truth PATH       masks that people drew, as given to evaluate --truth, which scores them
 
   --port N           default: any that is free
   --no-browser       only print the address
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]):
     options, rest = command_line.parse(
         argv,
         __doc__,
-        text=("workdir", "source", "niivue", "predictions", "channels", "fill"),
+        text=("workdir", "source", "niivue", "predictions", "channels", "fill", "truth"),
         switch=("no-browser",),
         split=("train", "validation", "test", "all"),
         port=0,
@@ -72,7 +73,7 @@ def open_gallery(inputs: Sequence[Path], options: Any) -> Gallery:
         raise UserError("what shall be shown? Give --workdir DIR (see --help)")
     run = Path(options.workdir).expanduser()
     of_run = options.split is not None or options.source is not None
-    of_inputs = any((options.predictions, options.channels, options.fill))
+    of_inputs = any((options.predictions, options.channels, options.fill, options.truth))
     if inputs and of_run:
         raise UserError("--split and --source are for the training data; leave out the INPUT")
     if of_inputs and not inputs:
@@ -83,7 +84,8 @@ def open_gallery(inputs: Sequence[Path], options: Any) -> Gallery:
     if not inputs:
         return open_run(run, options.split or "test", options.source)
     folder = Path(options.predictions or run / "predictions").expanduser()
-    return open_predictions(run, inputs, folder, options.channels, options.fill)
+    truth = Path(options.truth).expanduser() if options.truth else None
+    return open_predictions(run, inputs, folder, options.channels, options.fill, truth)
 
 
 def niivue_copy(path: str | None) -> Path | None:

@@ -26,7 +26,7 @@ WINGS = {
     "training": "config machine models scoring",
     "runs": "config machine imaging datasets models training scoring",
     "prediction": "config machine scans layouts imaging datasets models runs scoring",
-    "evaluation": "config machine imaging datasets runs scoring prediction",
+    "evaluation": "config machine scans layouts imaging datasets runs scoring prediction",
     "diagnosis": "config machine scans layouts imaging datasets training scoring",
     "shipping": "config machine imaging datasets models runs prediction",
     "viewer": "config machine scans layouts imaging datasets runs scoring prediction evaluation",

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
 from jaxseg.layouts import names as says
+from jaxseg.layouts.detect import guess_patient_regex
 from jaxseg.layouts.dicom_files import INDEX, about_no_scans, is_dicom_member, no_scan
 from jaxseg.layouts.kinds import LGG, find_images
 from jaxseg.scans.dicom import is_dicom, read_series
@@ -152,8 +154,13 @@ def folder_series(files: Files, folder: PurePosixPath) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _is_other(name: str) -> bool:
+    """Tell whether a file is named neither as a slice nor as NIfTI."""
+    return not name.lower().endswith((*IMAGE_SUFFIXES, *SUFFIXES))
+
+
 def _may_be_dicom(files: Files, name: str) -> bool:
-    if name.lower().endswith((*IMAGE_SUFFIXES, *SUFFIXES)):
+    if not _is_other(name):
         return False
     return is_dicom(files.path / name) if files.path.is_dir() else is_dicom_member(files, name)
 
@@ -173,14 +180,14 @@ def _file_scan(path: Path, dataset: Dataset) -> Scan:
         around = whole if len(names) > 1 else None
         one = functools.partial(read, [name])
         return Scan(patient, path, one, root, files, (name,), around)
+    if not is_nifti(name) and (kind := no_scan(files, name)):
+        remedy = "give the folder around it" if kind == INDEX else "no scan"
+        raise UserError(f"{path}: DICOM, but {kind}; {remedy}")
     if not is_nifti(name) and not is_dicom(path):
         about = says.looks_like([name])
         raise UserError(
             f"{path}: expected {_KINDS}, or a folder of them" + (f"; {about}" if about else "")
         )
-    if not is_nifti(name) and (kind := no_scan(files, name)):
-        remedy = "give the folder around it" if kind == INDEX else "no scan"
-        raise UserError(f"{path}: DICOM, but {kind}; {remedy}")
     read = functools.partial(read_volume, files, (name,))
     return Scan(patient, path, read, root, files, (name,))
 
@@ -196,6 +203,7 @@ def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str])
         scans.append(Scan(patient, files.path / where, read, above, files, tuple(names)))
 
     for patient, names in find_images(list(files.stamps), dataset).items():
+        left_out += _perhaps_several(patient or ".", names, dataset)
         where = names[0] if len(names) == 1 else PurePosixPath(names[0]).parent
         read = functools.partial(read_slices, files.read, names, dataset.spacing_mm)
         add(patient, Path(where), read, names)
@@ -204,16 +212,26 @@ def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str])
         if is_nifti(name) and not says.is_mask(name):
             read = functools.partial(read_volume, files, (name,))
             add(_stem(name), Path(name), read, (name,))
+        elif _is_other(name) and (kind := no_scan(files, name)):
+            kinds[name] = kind
         elif _may_be_dicom(files, name):
-            if kind := no_scan(files, name):
-                kinds[name] = kind
-            else:
-                series.setdefault(PurePosixPath(name).parent, []).append(name)
+            series.setdefault(PurePosixPath(name).parent, []).append(name)
     for folder, names in series.items():
         read = functools.partial(read_volume, files, tuple(names))
         add(str(folder) if folder.name else "", Path(folder), read, names)
     left_out += _left_out(files, masks, kinds)
     return scans
+
+
+def _perhaps_several(patient: str, names: Sequence[str], dataset: Dataset) -> list[str]:
+    """Return a line when slices read as one patient are named as those of several."""
+    if dataset.patient_regex is not None or not (guess := guess_patient_regex(list(names))):
+        return []
+    count = len({re.search(guess, says.stem_of(name))[1] for name in names})
+    return [
+        f"{patient}: by their names its {len(names)} slices may be of {count} patients; taken for "
+        "one and normalised together: give each a folder, or train with patient_regex"
+    ]
 
 
 def _left_out(files: Files, masks: list[str], kinds: dict[str, str]) -> list[str]:

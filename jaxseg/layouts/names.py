@@ -29,7 +29,7 @@ VOLUMES = {
 }
 # Of scans and masks, which jaxseg cannot read. What is neither (.txt, .json) is not spoken of.
 _UNREAD = (
-    *(".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".hdr.gz", ".img.gz", ".mgz", ".mgh"),
+    *(".mha", ".mhd", ".nrrd", ".nhdr", ".img", ".hdr.gz", ".img.gz", ".mgz", ".mgh"),
     *(".mnc", ".par", ".rec", ".v", ".nii.bz2", ".nii.zst", ".head", ".brik", ".nii.zip"),
     *(".gif", ".bmp", ".webp", ".jp2", ".j2k", ".ppm", ".pgm", ".heic", ".svs", ".ndpi", ".svg"),
     *(".npy", ".npz", ".mat", ".h5", ".hdf5", ".zip", ".rar", ".7z", ".tar", ".gz", ".tgz"),
@@ -91,8 +91,10 @@ def listed(names: list[str], most: int = 3) -> str:
 
 def unread(names: list[str]) -> list[str]:
     """Return a line for each kind of scan or mask among the files that jaxseg does not read."""
-    kinds = {}
+    kinds, headers = {}, {n.lower() for n in names if n.lower().endswith(".hdr")}
     for name in names:
+        if name.lower().removesuffix(".img") + ".hdr" in headers:
+            continue  # the voxels of a pair, read by its header
         if (suffix := suffix_of(name)) in _UNREAD:
             kinds.setdefault(suffix, []).append(name)
     return [f"{_files(len(n), suffix)} ({listed(n)})" for suffix, n in sorted(kinds.items())]

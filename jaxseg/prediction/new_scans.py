@@ -111,9 +111,10 @@ def predict_scan(
     for warning in (*volume.warnings, *warnings):
         tqdm.write(f"warning: {scan.patient}: {warning}", file=sys.stderr)
     probability = predict_probability(models, volume, how["tile"])
-    masks = segment_regions(probability, ensemble.mean_points(), volume.spacing_mm)
+    masks = segment_regions(probability, ensemble.mean_points(), volume.spacing_mm, volume.affine)
     first = masks[..., 0], probability[..., 0]
-    row = predictions.measure(scan.patient, str(scan.path), *first, volume.spacing_mm)
+    place = volume.spacing_mm, volume.affine
+    row = predictions.measure(scan.patient, str(scan.path), *first, *place)
     regions = ensemble.kind.regions
     labels = masks[..., 0] if len(regions) == 1 else to_labels(masks, regions)
     pieces = {"mask": lambda folder: volume.write(folder / "mask", labels)}

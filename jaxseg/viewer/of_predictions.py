@@ -1,18 +1,17 @@
 """Scans and what `predict` made of them, for the viewer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxseg.config import Dataset
 from jaxseg.errors import UserError
+from jaxseg.evaluation.of_masks import Truths, find_truths, read_truth
 from jaxseg.layouts.find import Scan as FoundScan
-from jaxseg.layouts.find import find_scans
 from jaxseg.prediction import places, predictions
 from jaxseg.prediction.ensemble import read_ensemble
 from jaxseg.prediction.new_scans import find_all
-from jaxseg.scans.dicom_seg import read_segmentation
+from jaxseg.prediction.results import read_records, read_result
 from jaxseg.viewer.of_run import read_table
 from jaxseg.viewer.pictures import (
     Gallery,
@@ -24,14 +23,16 @@ from jaxseg.viewer.pictures import (
     remember,
 )
 
-_FORMS = ("", ".nii.gz", ".nii", ".dcm")  # of a result: a folder of slices, or a file
-_FULL = 65535  # a probability of 1 in files of 16 bit
-
 
 def open_predictions(
-    run: Path, inputs: Sequence[Path], folder: Path, patterns: str | None, fill: str | None
+    run: Path,
+    inputs: Sequence[Path],
+    folder: Path,
+    patterns: str | None,
+    fill: str | None,
+    truth: Path | None = None,
 ) -> Gallery:
-    """Return the scans with the masks that `predict` wrote for them; there is no truth.
+    """Return the scans with the masks that `predict` wrote for them.
 
     Args:
         run: workdir of the training run that predicted.
@@ -39,6 +40,7 @@ def open_predictions(
         folder: what `predict` wrote.
         patterns: --channels; None: what `predict` was told there.
         fill: --fill; None: what `predict` was told there.
+        truth: masks that people drew, as `evaluate --truth` takes them.
 
     Raises:
         UserError: no run, no scans, or none of them is predicted there.
@@ -46,23 +48,18 @@ def open_predictions(
     ensemble = read_ensemble([run])
     config = ensemble.config
     table = read_table(folder / predictions.TABLE)
-    if patterns is None and fill is None:
-        patterns, fill = _told(folder, table)
-    found = find_all(inputs, ensemble, patterns, fill)
-    named = [(scan, places.predicted(scan, folder, table)) for scan in found]
-    scans = [scan._replace(patient=name) for scan, name in named if name]
-    if not scans:
-        raise UserError(
-            f"{folder}: none of the {len(found)} scans is predicted there; run python -m "
-            "jaxseg.predict first, or say where with --predictions"
-        )
+    found = find_all(inputs, ensemble, *_told(folder, table, patterns, fill))
+    scans = _those_predicted(found, folder, table)
     rows = [table[scan.patient] for scan in scans]
+    truths = find_truths(truth, folder, read_records(folder)) if truth else None
+    scores = read_table(folder / "evaluation" / "patients.csv") if truth else {}
     in_ml = all(row["volume_ml"] for row in rows)
 
     def scan(number: int) -> Scan:
         volume = scans[number].read()
         oriented = volume.affine is not None
-        return make_scan(volume.image, None, volume.spacing_mm, oriented)
+        true = truths and _truth(truths, folder, scans[number].patient)
+        return make_scan(volume.image, true, volume.spacing_mm, oriented)
 
     shown = remember(scan)
 
@@ -72,16 +69,16 @@ def open_predictions(
         mask, probability = (read_result(patient / name) for name in ("mask", "probability"))
         if mask is None:
             raise UserError(f"{patient}: no mask there")
-        size = shown(number).channels[0].numbers.shape
-        if mask.shape != size:
-            raise UserError(f"{patient}: mask of {mask.shape} voxels, scan of {size}: predict anew")
-        return make_prediction(mask > 0, probability)
+        size, found = shown(number).channels[0].numbers.shape, mask.values.shape
+        if found != size:
+            raise UserError(f"{patient}: mask of {found} voxels, scan of {size}: predict anew")
+        return make_prediction(mask.values > 0, probability and probability.values)
 
     return Gallery(
         title=f"{folder.absolute().name} of {run.absolute().name}",
-        notes=tuple(_notes(folder, scans, len(found))),
+        notes=tuple(_notes(folder, scans, len(found), truth)),
         volume_unit="ml" if in_ml else "voxels",
-        rows=tuple(_row(row, in_ml) for row in rows),
+        rows=tuple(_row(row, in_ml, scores.get(row["patient"])) for row in rows),
         threshold=None,  # several runs may have predicted, each with its own
         channel=config.dataset.shown_channel(len(ensemble.channels)),
         scan=shown,
@@ -89,17 +86,45 @@ def open_predictions(
     )
 
 
-def _told(folder: Path, table: Iterable[str]) -> tuple[str | None, str | None]:
-    """Return --channels and --fill that `predict` was given."""
-    for name in table:
+def _those_predicted(
+    found: Sequence[FoundScan], folder: Path, table: Container[str]
+) -> list[FoundScan]:
+    """Return the scans that were predicted, named as there; UserError when none was."""
+    named = [(scan, places.predicted(scan, folder, table)) for scan in found]
+    scans = [scan._replace(patient=name) for scan, name in named if name]
+    if not scans:
+        raise UserError(
+            f"{folder}: none of the {len(found)} scans is predicted there; run python -m "
+            "jaxseg.predict first, or say where with --predictions"
+        )
+    return scans
+
+
+def _told(
+    folder: Path, table: Iterable[str], patterns: str | None, fill: str | None
+) -> tuple[str | None, str | None]:
+    """Return --channels and --fill; where neither is given, those that `predict` was given."""
+    for name in table if patterns is None and fill is None else ():
         if record := places.read_record(folder, name):
             return record.get("how", {}).get("channels"), record.get("how", {}).get("fill")
-    return None, None
+    return patterns, fill
 
 
-def _notes(folder: Path, scans: Sequence[FoundScan], num_found: int) -> list[str]:
+def _truth(truths: Truths, folder: Path, patient: str) -> np.ndarray | None:
+    """Return the truth of a patient; None where there is no sound one, for it is not scored."""
+    mask = read_result(folder / patient / "mask")
+    try:
+        return read_truth(truths, patient, mask) if mask else None
+    except UserError:
+        return None
+
+
+def _notes(
+    folder: Path, scans: Sequence[FoundScan], num_found: int, truth: Path | None
+) -> list[str]:
     """Return what has to be known before the pictures are believed."""
-    notes = [f"Predictions in {folder}; there is no truth to compare with."]
+    beside = f"the truth is that in {truth}" if truth else "there is no truth to compare with"
+    notes = [f"Predictions in {folder}; {beside}."]
     missing = num_found - len(scans)
     notes += [f"{missing} of {num_found} scans are not predicted."] * bool(missing)
     old = sum(not places.says_of_what(folder, scan.patient) for scan in scans)
@@ -108,24 +133,7 @@ def _notes(folder: Path, scans: Sequence[FoundScan], num_found: int) -> list[str
     return notes
 
 
-def read_result(path: Path) -> np.ndarray | None:
-    """Return a mask or probability in 0..1, [D, H, W], as the scan is read; None: not there.
-
-    Args:
-        path: without the suffix, as given to `Volume.write`.
-    """
-    there = [path.with_name(path.name + form) for form in _FORMS]
-    there = [file for file in there if file.exists()]
-    if not there:
-        return None
-    if there[0].suffix == ".dcm":
-        return read_segmentation(there[0])
-    (result,) = find_scans(there[0], Dataset(), masks=True)
-    values = result.read().image[..., 0]
-    return values / np.float32(_FULL) if values.dtype == np.uint16 else values
-
-
-def _row(row: Mapping[str, str], in_ml: bool) -> PatientRow:
+def _row(row: Mapping[str, str], in_ml: bool, score: Mapping[str, str] | None = None) -> PatientRow:
     facts = [("predicted voxels", f"{int(row['voxels']):,}")]
     if row["volume_ml"]:
         facts.insert(0, ("volume", f"{float(row['volume_ml']):.1f} ml"))
@@ -133,4 +141,7 @@ def _row(row: Mapping[str, str], in_ml: bool) -> PatientRow:
         facts.append(("largest component", f"{int(row['largest_component_voxels']):,}"))
         facts.append(("mean confidence", f"{float(row['mean_confidence']):.3f}"))
     volume = float(row["volume_ml" if in_ml else "voxels"])
-    return PatientRow(row["patient"], None, volume, tuple(facts))
+    dice = float(score["dice"]) if score else None
+    if score:
+        facts.insert(0, ("Dice", f"{dice:.3f}"))
+    return PatientRow(row["patient"], dice, volume, tuple(facts))

@@ -82,6 +82,17 @@ def test_a_flat_lgg_folder_is_told_by_its_names_whatever_the_run_was_trained_on(
     ]
 
 
+def test_a_flat_folder_of_perhaps_several_patients_is_spoken_of(tmp_path):
+    for name in ("a_1", "a_2", "b_1", "b_2", "c_1", "c_2"):
+        write_image(tmp_path / "flat" / f"{name}.png", make_slice(0)[0])
+    (found,), (note,) = scans(tmp_path / "flat")
+    assert found.patient == "flat" and len(found.names) == 6
+    assert ".: by their names its 6 slices may be of 3 patients; taken for one and normal" in note
+    told = Dataset(name="image_folder", patient_regex="(.)_")
+    assert [s.patient for s in scans(tmp_path / "flat", told)[0]] == ["a", "b", "c"]
+    assert not scans(tmp_path / "flat", told)[1]
+
+
 COMPANIONS = (
     *("._IM0001.dcm", "._s0.png", "desktop.ini", "Desktop.ini", "Thumbs.db", "thumbs.db"),
     *(".DS_Store", "@eaDir/IM0000@SynoEAStream", "@eaDir/s0.png/SYNOPHOTO_THUMB_M.jpg"),
@@ -170,15 +181,15 @@ def test_volumes_in_a_zip_are_read_as_those_in_a_folder(tmp_path):
 
 def test_what_is_not_read_is_named(tmp_path):
     write_image(tmp_path / "p/s0.png", make_slice(0)[0])
-    for name in ("a.mha", "b.mha", "c.nrrd", "d.hdr", "d.img", "e.gif", "f.mgz", "notes.txt"):
+    for name in ("a.mha", "b.mha", "c.nrrd", "d.img", "e.gif", "f.mgz", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     _, notes = scans(tmp_path)
     assert [note.partition(": not read: ")[2] for note in notes] == [
-        *("1 .gif file (e.gif)", "1 .hdr file (d.hdr)", "1 .img file (d.img)"),
+        *("1 .gif file (e.gif)", "1 .img file (d.img)"),
         *("1 .mgz file (f.mgz)", "2 .mha files (a.mha, b.mha)", "1 .nrrd file (c.nrrd)"),
     ]
     shutil.rmtree(tmp_path / "p")
-    with pytest.raises(UserError, match=r"among 8 files; not read: 1 .gif file .*2 .mha files"):
+    with pytest.raises(UserError, match=r"among 7 files; not read: 1 .gif file .*2 .mha files"):
         scans(tmp_path)
 
 

@@ -11,7 +11,7 @@ from fake_data import write_folders, write_image
 from fake_run import write_run
 from fake_volumes import write_nifti, write_series
 
-from jaxseg import predict
+from jaxseg import evaluate, predict
 from jaxseg.config import Dataset, Split
 from jaxseg.errors import UserError
 from jaxseg.layouts.find import find_scans
@@ -285,6 +285,28 @@ def test_the_viewer_reads_what_predict_was_told(program, run, tmp_path):
     gallery = open_predictions(run, [tmp_path / "in"], tmp_path / "out", None, None)
     assert [row.patient for row in gallery.rows] == ["p1", "p2"]
     gallery.predict(1)
+
+
+def test_the_viewer_shows_a_truth_and_its_scores(program, run, tmp_path):
+    for patient in ("a", "b"):
+        sound(tmp_path / "in", patient)
+    mask = np.zeros((20, 20, 1), np.uint8)
+    mask[3:9, 4:8] = 255
+    for n in range(2):
+        write_image(tmp_path / f"in/a/s{n}_mask.png", mask)
+    program(tmp_path / "in")
+    evaluate.main(["--predictions", str(tmp_path / "out"), "--truth", str(tmp_path / "in")])
+    gallery = open_predictions(
+        run, [tmp_path / "in"], tmp_path / "out", None, None, tmp_path / "in"
+    )
+    assert [row.patient for row in gallery.rows] == ["a", "b"]
+    np.testing.assert_array_equal(gallery.scan(0).truth, np.stack([mask[..., 0] > 0] * 2))
+    assert gallery.scan(1).truth is None
+    truth, found = gallery.scan(0).truth, gallery.predict(0).mask
+    dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
+    assert gallery.rows[0].dice == pytest.approx(dice, rel=1e-5) and gallery.rows[1].dice is None
+    assert gallery.rows[0].facts[0] == ("Dice", f"{dice:.3f}")
+    assert gallery.notes[0].endswith(f"the truth is that in {tmp_path}/in.")
 
 
 def test_names_of_a_scan(tmp_path):
