@@ -22,7 +22,7 @@ def one_line(error: BaseException | str) -> str:
 
 def cause(error: BaseException) -> str:
     """Return why something failed, on one line of bounded length, whatever was raised."""
-    said = one_line(error)
+    said = " ".join(str(error).split())
     if isinstance(error, UserError):
         return said
     if isinstance(error, MemoryError):

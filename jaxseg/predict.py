@@ -3,9 +3,9 @@
 INPUT is a folder with the PNG, TIFF or JPEG slices of one patient, or with a folder for each
 patient; a NIfTI file (.nii, .nii.gz, or .hdr with its .img; 3D, or 4D with the model's channels in
 order); a folder with one DICOM series, a file for each slice or one of several frames (enhanced);
-or a folder or zip of any of these. Patients are told apart as in training. Links are followed; masks
-(by name), what jaxseg wrote and what it cannot read are left out and named. A slice by itself is
-normalised with its patient's slices in the same folder. Scans need the channels the model was
+or a folder or zip of any of these. Patients are told apart as in training. Links are followed;
+masks (by name), what jaxseg wrote and what it cannot read are left out and named. A slice by itself
+is normalised with its patient's slices in the same folder. Scans need the channels the model was
 trained on, named t1, flair, t1c for the LGG set and the phantom.
 
   --workdir DIR    folder of the training run (required); several, each with --workdir, are an
