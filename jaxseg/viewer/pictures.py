@@ -113,7 +113,8 @@ def make_scan(
         spacing_mm: (slice distance, row, column); (): unknown.
         oriented: whether the axes run as `Scan` says.
     """
-    windows = intensity.volume_statistics(image)[:, :2].tolist()
+    dark = intensity.darken_background(image)
+    windows = intensity.volume_statistics(dark)[:, :2].tolist()
     channels = [_channel(image[..., c], *windows[c]) for c in range(image.shape[-1])]
     return Scan(tuple(channels), truth, spacing_mm, oriented)
 
