@@ -24,7 +24,7 @@ from jaxseg.config.settings import to_json, to_text
 from jaxseg.datasets.index import fingerprint
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.prepared import Prepared
-from jaxseg.datasets.splits import split_patients
+from jaxseg.datasets.splits import check_folds, split_patients
 from jaxseg.errors import UserError
 from jaxseg.evaluation.score import Part, evaluate
 from jaxseg.evaluation.threshold_baseline import find_baselines
@@ -89,6 +89,8 @@ def set_up(
     check_same("scans", fingerprint(prepared.patients))
     splits = together(lambda: split_patients(prepared.patients, config.split))
     together(lambda: check_regions(config, prepared))
+    if not on_main(lambda: (run / "config.json").exists()):
+        together(lambda: check_folds(prepared.patients, config.split))
     lock = locks.hold(run / "lock", f"--workdir {run}")
     on_main(lambda: stack.enter_context(lock))
     holder = on_main(lambda: (run / "lock").read_text())
