@@ -9,11 +9,18 @@ The programs are `python -m jaxseg.train`, `evaluate`, `predict`, `export`, `vie
     jaxseg.score_masks(mask, truth)     all measures of the scorecard
     jaxseg.draw_contours(image, ...)    a picture of masks on the slices of a scan
 
-Importing jaxseg imports neither jax nor anything else and changes nothing in the process;
+Importing jaxseg imports neither jax nor any other library and changes nothing in the process;
 `load_run` sets it up to compute (see `jaxseg.machine.start`). Without jaxlib the others work.
 """
 
+import signal
+import sys
 from typing import Any
+
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    # `python -m jaxseg...`, whose imports take seconds: until the program handles it
+    # (config.command_line.run), Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 __version__ = "0.1.0"
 RESEARCH_ONLY = (

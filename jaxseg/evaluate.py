@@ -43,7 +43,7 @@ def main(argv: Sequence[str]):
         raise UserError(
             "several folds are scored on their test patients; leave --source and --split out"
         )
-    start_computing()
+    start_computing(joining=True)
     join()
     with failing_together():
         if len(runs) > 1:

@@ -110,7 +110,7 @@ def main(argv: Sequence[str]):
         dataset = dataclasses.replace(config.dataset, source=source)
         config = dataclasses.replace(config, dataset=dataset)
     run = Path(options.workdir or Path("runs") / name).expanduser()
-    start_computing()
+    start_computing(joining=True)
     join()
     with failing_together(), contextlib.ExitStack() as stack:
         train_and_test(config, run, stack)

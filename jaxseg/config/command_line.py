@@ -5,8 +5,10 @@ import dataclasses
 import difflib
 import errno
 import inspect
+import io
 import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -32,11 +34,22 @@ def run(program: Callable[[Sequence[str]], None]):
     Args:
         program: takes the command line without the program's name.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see jaxseg/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _mend_streams()
     try:
         program(sys.argv[1:])
     except (UserError, TrainingFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would say so at its exit
+        sys.exit(1)
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # pathlib's, where neither HOME nor passwd has one
+            raise
+        print("error: ~ is not known here: set HOME or give whole paths", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -46,6 +59,21 @@ def run(program: Callable[[Sequence[str]], None]):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # no clean-up: the threads of jax and grain may crash in it
+
+
+def _mend_streams():
+    """Let what is printed never end a program: streams that are closed, or know ASCII alone."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process)
+            setattr(sys, name, nowhere)
+            try:
+                os.fstat(number)  # another file has this number by now
+            except OSError:  # or the next file to be opened would get what libraries print
+                os.dup2(nowhere.fileno(), number)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Parser(argparse.ArgumentParser):

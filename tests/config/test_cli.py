@@ -1,6 +1,8 @@
 """Command lines: every mistake is one line that says how to mend it, exit code 2, no traceback."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,51 @@ def train(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "jaxseg.train", *arguments], cwd=ROOT, capture_output=True, text=True
     )
+
+
+def python(code: str, shell: str = "", **variables: str | None) -> subprocess.CompletedProcess:
+    """Run code as a program of jaxseg, by a shell that closes or pipes its streams."""
+    given = {k: v for k, v in (os.environ | variables).items() if v is not None}
+    code = f"from jaxseg.config import command_line\ndef p(argv):\n    {code}\ncommand_line.run(p)"
+    command = ["sh", "-c", f'"$0" -c "$1" {shell}', sys.executable, code]
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
+
+
+def test_streams_that_are_closed_or_ascii_end_no_program(tmp_path):
+    done = python("print('M\u00fcller')", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "M\\xfcller\n"), done.stderr
+    code = f"import os, sys; print('told', file=sys.stderr); f = open({str(tmp_path / 'f')!r}, 'w')"
+    done = python(f"{code}; os.write(2, b'noise'); print('done')", "2>&-")
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert (tmp_path / "f").read_bytes() == b"", "what libraries print went into a file"
+    assert python("print('x')", ">&-").returncode == 0
+    done = python("[print('x' * 100) for _ in range(9999)]", "| head -n 1")
+    assert done.stderr == ""
+
+
+def test_an_unknown_home_is_one_line():
+    code = (
+        "from unittest import mock; import pathlib\n    with mock.patch('os.path.expanduser', str):"
+    )
+    done = python(f"{code} pathlib.Path('~/scans').expanduser()")
+    assert_refused(done, "error: ~ is not known here: set HOME or give whole paths")
+
+
+def test_ctrl_c_while_the_program_is_imported_prints_nothing():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # or it may be ignored
+    started = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "jaxseg.train", "--help"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    while "numpy" not in (line := started.stderr.readline()):
+        assert line
+    started.send_signal(signal.SIGINT)
+    rest = started.communicate()[1]
+    assert started.returncode == -signal.SIGINT and "Traceback" not in rest
 
 
 def assert_refused(done: subprocess.CompletedProcess, *parts: str):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from jaxseg.errors import one_line
+from jaxseg.errors import UserError, one_line
 from jaxseg.machine.start import folder_of_machine
 
 _FOLDER = Path(__file__).parent
@@ -72,7 +72,7 @@ def problem() -> str:
         return "switched off by JAXSEG_NATIVE=0"
     try:
         library = ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.SubprocessError, UserError) as error:
         return one_line(error)[:200]
     for target, symbol in _SYMBOLS.items():
         function = jax.ffi.pycapsule(getattr(library, symbol))
