@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxseg.config import command_line, settings
+from jaxseg.config import Config, command_line, settings
 from jaxseg.config.recipes import load_recipe
 from jaxseg.errors import UserError
 
@@ -188,6 +188,12 @@ def test_evaluate_refuses_a_folder_without_a_run(tmp_path):
 def test_the_configs_load_and_survive_json(file):
     loaded = load_recipe(str(file))
     assert settings.from_dict(json.loads(settings.to_json(loaded))) == loaded
+
+
+def test_what_differs_from_the_defaults_is_said():
+    assert settings.differences(Config()) == "  the defaults"
+    changed = settings.from_dict({"seed": 3, "train": {"batch_size": 4, "num_steps": 20_000}})
+    assert settings.differences(changed) == "  seed=3, train.batch_size=4"
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def _built() -> Path:
     if compiler is None:
         raise OSError("no C++ compiler (install g++)")
     folder.mkdir(parents=True, exist_ok=True)
+    print("compiling jaxseg's convolutions, once on this machine ...", flush=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / path.name
         include = f"-I{jax.ffi.include_dir()}", f"-I{_FOLDER}"
