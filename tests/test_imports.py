@@ -32,7 +32,7 @@ WINGS = {
     "viewer": "config machine scans layouts imaging datasets runs scoring prediction evaluation",
 }
 PROGRAMS = ("train", "evaluate", "predict", "export", "view", "doctor", "compare")
-TOP = ("", "errors", "api", *PROGRAMS)
+TOP = ("", "__main__", "errors", "api", *PROGRAMS)
 
 # Each heavy library and the modules that import it: a new version touches these files only.
 HOMES = {

@@ -97,7 +97,7 @@ def parse(
     """Parse a program's flags; print help_text and exit with 0 on --help.
 
     Args:
-        argv: without the program's name.
+        argv: without the program's name; flags are spelled with dashes or underscores.
         help_text: for --help.
         text: names of flags that take a text; None where they are not given.
         several: names of flags that take a text and may be given several times; a list.
@@ -116,17 +116,18 @@ def parse(
         sys.exit(0)
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in text:
-        parser.add_argument(f"--{name}")
+        parser.add_argument(_dashed(f"--{name}"))
     for name in several:
-        parser.add_argument(f"--{name}", action="append", default=[])
+        parser.add_argument(_dashed(f"--{name}"), action="append", default=[])
     for name in switch:
-        parser.add_argument(f"--{name}", action="store_true")
+        parser.add_argument(_dashed(f"--{name}"), action="store_true")
     for name, kind in others.items():
+        flag = _dashed(f"--{name}")
         if isinstance(kind, tuple):
-            parser.add_argument(f"--{name}", choices=kind)
+            parser.add_argument(flag, choices=kind)
         else:
-            parser.add_argument(f"--{name}", type=_whole_number, default=kind)
-    options, rest = parser.parse_known_args(argv)
+            parser.add_argument(flag, type=_whole_number, default=kind)
+    options, rest = parser.parse_known_args([_dashed(argument) for argument in argv])
     for argument in rest:
         if argument.startswith("--"):
             known = [action.option_strings[0] for action in parser._actions]
@@ -135,6 +136,14 @@ def parse(
                 f"{argument}: no such flag" + "".join(f"; did you mean {c}?" for c in close)
             )
     return options, rest
+
+
+def _dashed(argument: str) -> str:
+    """Return `--a_b=V` as `--a-b=V`, all other arguments as they are; settings keep their names."""
+    if not argument.startswith("--") or argument.startswith("--config."):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value
 
 
 def _whole_number(text: str) -> int:
@@ -186,6 +195,7 @@ def _take_overrides(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             others.append(argument)
             continue
         name, value = match["name"], match["value"]
+        name = name.replace("-", "_")
         name = _ALIASES.get(name, name)
         if name not in types:
             raise UserError(f"config.{name}: no such setting{_guess(name, types)}")

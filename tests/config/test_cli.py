@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxseg.__main__ import PROGRAMS
 from jaxseg.config import Config, command_line, settings
 from jaxseg.config.recipes import load_recipe
 from jaxseg.errors import UserError
@@ -166,6 +167,32 @@ def test_help_lists_every_setting():
     assert "--config.train.batch_size=16" in done.stdout
     assert "--config.plateau.patience=" in done.stdout
     assert "--config.dataset.folds    same as --config.split.num_folds" in done.stdout
+
+
+def test_flags_are_spelled_with_dashes_or_underscores():
+    for argv in (["--a-b=c_d", "--e-f", "x_y"], ["--a_b", "c_d", "--e_f", "x_y"]):
+        options, rest = command_line.parse(argv, "", text=("a-b",), switch=("e-f",), g_h=3)
+        assert (options.a_b, options.e_f, options.g_h, rest) == ("c_d", True, 3, ["x_y"])
+    with pytest.raises(UserError, match="did you mean --a-b"):
+        command_line.parse(["--a_c"], "", text=("a_b",))
+    assert '"batch_size": 3' in parse(*UNET, "--config.train.batch-size=3").stdout
+
+
+def jaxseg(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "jaxseg", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_one_command_has_all_programs(tmp_path):
+    done = jaxseg()
+    assert done.returncode == 0 and done.stdout == jaxseg("--help").stdout
+    for name in PROGRAMS:
+        assert f"\n  {name} " in done.stdout and (ROOT / f"jaxseg/{name}.py").is_file()
+    assert_refused(jaxseg("tarin"), "tarin: no such program; did you mean train?")
+    assert_refused(jaxseg("--workdir"), "--workdir: no such flag")
+    assert_refused(jaxseg("evaluate", "--workdir", str(tmp_path)), "no run here")
+    assert jaxseg("doctor", "--help").stdout.startswith("Say what a data set is")
 
 
 def test_the_program_itself_refuses_a_missing_source():
