@@ -1,7 +1,8 @@
 """Brain-tumour segmentation on MRI with a U-Net in JAX.
 
 The programs are `python -m jaxseg.train` (or `jaxseg train`), `evaluate`, `predict`, `export`,
-`view`, `doctor` and `compare`. For notebooks and other programs, all imported when they are first used:
+`view`, `doctor` and `compare`. For notebooks and other programs, all imported when they are first
+used:
 
     jaxseg.read_scan(path)              a scan of any format that predict reads
     jaxseg.prepare_data(source)         a data set, checked and ready to be read

@@ -68,6 +68,7 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
         channel=config.dataset.shown_channel(prepared.num_channels),
         scan=remember(scan),
         predict=remember(predict),
+        channels=tuple(name.upper() for name in run_trained.kind.channels),
     )
 
 

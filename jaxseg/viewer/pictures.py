@@ -69,9 +69,10 @@ class Gallery(NamedTuple):
     volume_unit: str  # ml or voxels
     rows: tuple[PatientRow, ...]
     threshold: float | None  # of the probability, marked in its legend
-    channel: int  # shown first
+    channel: int  # shown first, from 0
     scan: Callable[[int], Scan]  # of the n-th patient
     predict: Callable[[int], Prediction]
+    channels: tuple[str, ...] = ()  # names, in order; (): not known, they are numbered
 
 
 def remember(function: Callable[[int], Any]) -> Callable[[int], Any]:
@@ -159,7 +160,7 @@ def layer(gallery: Gallery, patient: int, name: str) -> np.ndarray:
 
 def describe_gallery(gallery: Gallery, niivue: bool) -> dict[str, Any]:
     """Return what the page asks for first: the list of patients."""
-    names = ("title", "notes", "volume_unit", "threshold", "channel")
+    names = ("title", "notes", "volume_unit", "threshold", "channel", "channels")
     rows = [row._asdict() for row in gallery.rows]
     colours = {"truth": contours.TRUTH, "prediction": contours.PREDICTION}
     described = {name: getattr(gallery, name) for name in names}

@@ -259,3 +259,14 @@ def test_the_program_with_a_broken_set(tmp_path):
     assert done.returncode == 1 and done.stderr == "", done.stderr
     assert "p0/s0.png: empty file" in done.stdout and not file.exists()
     assert done.stdout.endswith(f"mend the error first; {file} is not written.\n")
+
+
+def test_channels_are_named_where_the_data_set_has_names(tmp_path):
+    write_lgg(tmp_path, {f"CS_{n}": [1, 2, 3] for n in range(6)})
+    page = format_page(examine(tmp_path).report, [])
+    for number, name in enumerate(("T1", "FLAIR", "T1C"), 1):
+        assert f"  channel {number} ({name})" in page
+    assert re.search(
+        r"where it was chosen: channel \d \((T1|FLAIR|T1C)\) >= ", " ".join(page.split())
+    )
+    assert all(len(line) <= 100 for line in page.splitlines())
