@@ -1,7 +1,8 @@
 """Brain-tumour segmentation on MRI with a U-Net in JAX.
 
-The programs are `python -m jaxseg.train`, `evaluate`, `predict`, `export`, `view`, `doctor` and
-`compare`. For notebooks and other programs, all imported when they are first used:
+The programs are `python -m jaxseg.train` (or `jaxseg train`), `evaluate`, `predict`, `export`,
+`view`, `doctor` and `compare`. For notebooks and other programs, all imported when they are first
+used:
 
     jaxseg.read_scan(path)              a scan of any format that predict reads
     jaxseg.prepare_data(source)         a data set, checked and ready to be read
@@ -9,11 +10,18 @@ The programs are `python -m jaxseg.train`, `evaluate`, `predict`, `export`, `vie
     jaxseg.score_masks(mask, truth)     all measures of the scorecard
     jaxseg.draw_contours(image, ...)    a picture of masks on the slices of a scan
 
-Importing jaxseg imports neither jax nor anything else and changes nothing in the process;
+Importing jaxseg imports neither jax nor any other library and changes nothing in the process;
 `load_run` sets it up to compute (see `jaxseg.machine.start`). Without jaxlib the others work.
 """
 
+import signal
+import sys
 from typing import Any
+
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    # `python -m jaxseg...`, whose imports take seconds: until the program handles it
+    # (config.command_line.run), Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 __version__ = "0.1.0"
 RESEARCH_ONLY = (

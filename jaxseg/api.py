@@ -206,5 +206,4 @@ def draw_contours(
     masks = {name: np.asarray(m) != 0 for name, m in given.items() if m is not None}
     if not masks:
         raise UserError("nothing to draw: give truth, prediction or both")
-    focus = next((m for m in masks.values() if m.any()), next(iter(masks.values())))
-    return Picture(contours(title, np.asarray(image), masks, focus))
+    return Picture(contours(title, np.asarray(image), masks))

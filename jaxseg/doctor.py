@@ -11,6 +11,13 @@ here, and lists errors, warnings and notes.
   --no-timing                  do not measure a training step
   --json FILE                  write all numbers and findings
 
+Without SOURCE, what training keeps of the data sets it has read:
+
+  --cache                      list the prepared copies with their sizes
+  --cache-dir DIR              of config.dataset.cache_dir, instead of the user's cache folder
+  --remove NAME                remove this copy (all: every one), made anew when it is needed;
+                               may be given several times; not while a training reads it
+
 Exit code 0, 1 when training would fail, 2 with one line on what to mend in the command.
 """
 
@@ -20,7 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.config import Dataset, command_line
-from jaxseg.datasets.prepare import prepare
+from jaxseg.datasets import cache
+from jaxseg.datasets.prepare import copies_folder, prepare
 from jaxseg.diagnosis.examine import Examination, examine, with_cost
 from jaxseg.diagnosis.page import format_page
 from jaxseg.diagnosis.suggest import to_python
@@ -34,10 +42,15 @@ def main(argv: Sequence[str]):
     options, sources = command_line.parse(
         argv,
         __doc__,
-        text=("write-config", "patient-regex", "json"),
-        switch=("every-image-is-a-patient", "no-timing"),
+        text=("write-config", "patient-regex", "json", "cache-dir"),
+        several=("remove",),
+        switch=("every-image-is-a-patient", "no-timing", "cache"),
         name=("lgg_mri", "image_folder"),
     )
+    if options.cache or options.cache_dir or options.remove:
+        command_line.refuse_arguments(sources)
+        say_cache(options.cache_dir, options.remove)
+        return
     if len(sources) != 1:
         raise UserError("which scans? Give one folder or zip (see --help)")
     source = Path(sources[0]).expanduser().absolute()
@@ -65,6 +78,17 @@ def main(argv: Sequence[str]):
     say_what_next(found, target)
     if found.fails:
         sys.exit(1)
+
+
+def say_cache(cache_dir: str | None, names: list[str]):
+    """Print the prepared copies, those that are removed and those that stay."""
+    folder = copies_folder(cache_dir)
+    copies = cache.find_copies(folder)
+    gone = cache.remove(copies, names)
+    for copy in gone:
+        print(f"removed {copy.name} ({copy.num_bytes / 1e6:.1f} MB)")
+    left = [copy for copy in copies if copy not in gone]
+    print(f"prepared copies in {folder}:\n{cache.format_copies(left)}")
 
 
 def write_report(path: Path, found: Examination):

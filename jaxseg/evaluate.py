@@ -10,6 +10,9 @@ report.html.
   --split NAME     train, validation, test (default) or all
   --source PATH    another folder or zip of the same layout: all its patients, external
                    validation
+  --config.dataset.source=PATH
+                   the scans have moved here, the same ones; the run keeps it for all programs
+                   (as it does --config.dataset.cache_dir=PATH, for prepared copies)
   --output DIR     where to write; default WORKDIR/evaluation/SPLIT, with --source
                    WORKDIR/evaluation/external
 
@@ -32,8 +35,9 @@ from jaxseg.config import command_line
 from jaxseg.errors import UserError
 from jaxseg.evaluation.of_masks import score_masks
 from jaxseg.evaluation.of_runs import score_folds, score_run
-from jaxseg.machine.distributed import failing_together, join
+from jaxseg.machine.distributed import failing_together, join, on_main
 from jaxseg.machine.start import start_computing
+from jaxseg.runs.scans import MOVED, move
 
 
 def main(argv: Sequence[str]):
@@ -42,7 +46,7 @@ def main(argv: Sequence[str]):
     options, rest = command_line.parse(
         argv,
         __doc__,
-        text=("source", "output", "predictions", "truth"),
+        text=("source", "output", "predictions", "truth", *MOVED),
         several=("workdir",),
         split=splits,
     )
@@ -60,9 +64,12 @@ def main(argv: Sequence[str]):
         raise UserError(
             "several folds are scored on their test patients; leave --source and --split out"
         )
-    start_computing()
+    start_computing(joining=True)
     join()
     with failing_together():
+        moved = [getattr(options, name) for name in MOVED]
+        for run in runs if any(moved) else ():
+            on_main(lambda run=run: move(run, *moved))
         if len(runs) > 1:
             score_folds(runs, output)
         else:

@@ -13,10 +13,10 @@ ends.
                     statistics of the volume are inputs. The converter is installed into a
                     Python environment of its own, in ~/.cache/jaxseg/onnx-env, by pip at its
                     first use
-  --onnx_python P   onnx: this Python, which has jax2onnx and onnxruntime, instead
+  --onnx-python P   onnx: this Python, which has jax2onnx and onnxruntime, instead
   --size H,W        rows and columns of the slices; default: those of the scans trained on
   --tta             average with the prediction of the mirrored slice
-  --batch_size N    slices that the network takes at once (jaxseg format); default 8
+  --batch-size N    slices that the network takes at once (jaxseg format); default 8
   --compare N       test patients to predict with jaxseg and with the file; default 2, 0: none.
                     Reads the scans, as the default of --size does
   --verify FILE     run the example of an exported file and print the largest difference;
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]):
     options, rest = command_line.parse(
         argv,
         __doc__,
-        text=("workdir", "output", "onnx_python", "size", "verify"),
+        text=("workdir", "output", "onnx-python", "size", "verify"),
         switch=("tta",),
         format=("jaxseg", "onnx"),
         batch_size=8,
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]):
     )
     command_line.refuse_arguments(rest)
     if not options.batch_size:
-        raise UserError("--batch_size=0: must be at least 1")
+        raise UserError("--batch-size=0: must be at least 1")
     form = options.format or "jaxseg"
     start_computing()
     if options.verify is not None:

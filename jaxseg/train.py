@@ -20,11 +20,11 @@ from pathlib import Path
 import jax
 
 from jaxseg.config import Config, command_line
-from jaxseg.config.settings import to_json, to_text
+from jaxseg.config.settings import differences, to_json
 from jaxseg.datasets.index import fingerprint
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.prepared import Prepared
-from jaxseg.datasets.splits import split_patients
+from jaxseg.datasets.splits import check_folds, split_patients
 from jaxseg.errors import UserError
 from jaxseg.evaluation.score import Part, evaluate
 from jaxseg.evaluation.threshold_baseline import find_baselines
@@ -47,8 +47,10 @@ from jaxseg.runs.loop import Splits, train
 from jaxseg.training.state import abstract_state
 
 
-def say_set_up(config: Config, prepared: Prepared, splits: Splits):
-    """Print the data set's warnings, the size of each split, and the devices."""
+def say_set_up(config: Config, run: Path, prepared: Prepared, splits: Splits):
+    """Print the settings that are no defaults, the data set's warnings and splits, the devices."""
+    print(f"settings that differ from the defaults (all of them: {run / 'config.json'}):")
+    print(differences(config))
     for warning in prepared.warnings:
         print(f"warning: {warning}")
     for name, patients in splits.items():
@@ -89,6 +91,8 @@ def set_up(
     check_same("scans", fingerprint(prepared.patients))
     splits = together(lambda: split_patients(prepared.patients, config.split))
     together(lambda: check_regions(config, prepared))
+    if not on_main(lambda: (run / "config.json").exists()):
+        together(lambda: check_folds(prepared.patients, config.split))
     lock = locks.hold(run / "lock", f"--workdir {run}")
     on_main(lambda: stack.enter_context(lock))
     holder = on_main(lambda: (run / "lock").read_text())
@@ -96,7 +100,7 @@ def set_up(
     on_main(lambda: workdir.claim(run, config, prepared, splits))
     if on_main(lambda: workdir.is_finished(run)):
         return None
-    say_set_up(config, prepared, splits)
+    say_set_up(config, run, prepared, splits)
     return prepared, splits
 
 
@@ -108,7 +112,7 @@ def main(argv: Sequence[str]):
         dataset = dataclasses.replace(config.dataset, source=source)
         config = dataclasses.replace(config, dataset=dataset)
     run = Path(options.workdir or Path("runs") / name).expanduser()
-    start_computing()
+    start_computing(joining=True)
     join()
     with failing_together(), contextlib.ExitStack() as stack:
         train_and_test(config, run, stack)
@@ -116,7 +120,6 @@ def main(argv: Sequence[str]):
 
 def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
     """Train, tune on validation, score on the test patients; the stack holds the workdir."""
-    print(to_text(config), f"\nworkdir: {run}", sep="\n", flush=True)
     data = set_up(config, run, stack)
     output = run / "evaluation" / "test"
     if data is None:

@@ -55,6 +55,7 @@ def make_gallery(**changes) -> Gallery:
         channel=0,
         scan=lambda n: scans[n],
         predict=predict,
+        channels=("T1",),  # of two
     )
     return gallery._replace(**changes)
 

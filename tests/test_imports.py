@@ -32,7 +32,7 @@ WINGS = {
     "viewer": "config machine scans layouts imaging datasets runs scoring prediction evaluation",
 }
 PROGRAMS = ("train", "evaluate", "predict", "export", "view", "doctor", "compare")
-TOP = ("", "errors", "api", *PROGRAMS)
+TOP = ("", "__main__", "errors", "api", *PROGRAMS)
 
 # Each heavy library and the modules that import it: a new version touches these files only.
 HOMES = {
@@ -53,7 +53,7 @@ HOMES = {
         "evaluation.tuning",
         "prediction.operating",
     }
-    | {"scoring.calibration", "scoring.surface"},
+    | {"scoring.calibration", "scoring.contours", "scoring.surface"},
     "jax2onnx": {"shipping.onnx_convert"},
     "onnx": {"shipping.onnx_convert"},
     "onnxruntime": {"shipping.onnx_convert"},

@@ -19,6 +19,10 @@ def test_every_folder_of_the_package_is_listed():
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
 
 
+def test_the_command_is_the_package_itself():
+    assert PROJECT["project"]["scripts"] == {"jaxseg": "jaxseg.__main__:main"}
+
+
 @pytest.fixture
 def installed() -> Path:
     """The folder that pip installed jaxseg into, as CI and the README do."""

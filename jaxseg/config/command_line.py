@@ -5,8 +5,10 @@ import dataclasses
 import difflib
 import errno
 import inspect
+import io
 import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -32,11 +34,22 @@ def run(program: Callable[[Sequence[str]], None]):
     Args:
         program: takes the command line without the program's name.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see jaxseg/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _mend_streams()
     try:
         program(sys.argv[1:])
     except (UserError, TrainingFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would say so at its exit
+        sys.exit(1)
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # pathlib's, where neither HOME nor passwd has one
+            raise
+        print("error: ~ is not known here: set HOME or give whole paths", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -46,6 +59,21 @@ def run(program: Callable[[Sequence[str]], None]):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # no clean-up: the threads of jax and grain may crash in it
+
+
+def _mend_streams():
+    """Let what is printed never end a program: streams that are closed, or know ASCII alone."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process)
+            setattr(sys, name, nowhere)
+            try:
+                os.fstat(number)  # another file has this number by now
+            except OSError:  # or the next file to be opened would get what libraries print
+                os.dup2(nowhere.fileno(), number)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,7 +97,7 @@ def parse(
     """Parse a program's flags; print help_text and exit with 0 on --help.
 
     Args:
-        argv: without the program's name.
+        argv: without the program's name; flags are spelled with dashes or underscores.
         help_text: for --help.
         text: names of flags that take a text; None where they are not given.
         several: names of flags that take a text and may be given several times; a list.
@@ -88,17 +116,18 @@ def parse(
         sys.exit(0)
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in text:
-        parser.add_argument(f"--{name}")
+        parser.add_argument(_dashed(f"--{name}"))
     for name in several:
-        parser.add_argument(f"--{name}", action="append", default=[])
+        parser.add_argument(_dashed(f"--{name}"), action="append", default=[])
     for name in switch:
-        parser.add_argument(f"--{name}", action="store_true")
+        parser.add_argument(_dashed(f"--{name}"), action="store_true")
     for name, kind in others.items():
+        flag = _dashed(f"--{name}")
         if isinstance(kind, tuple):
-            parser.add_argument(f"--{name}", choices=kind)
+            parser.add_argument(flag, choices=kind)
         else:
-            parser.add_argument(f"--{name}", type=_whole_number, default=kind)
-    options, rest = parser.parse_known_args(argv)
+            parser.add_argument(flag, type=_whole_number, default=kind)
+    options, rest = parser.parse_known_args([_dashed(argument) for argument in argv])
     for argument in rest:
         if argument.startswith("--"):
             known = [action.option_strings[0] for action in parser._actions]
@@ -107,6 +136,14 @@ def parse(
                 f"{argument}: no such flag" + "".join(f"; did you mean {c}?" for c in close)
             )
     return options, rest
+
+
+def _dashed(argument: str) -> str:
+    """Return `--a_b=V` as `--a-b=V`, all other arguments as they are; settings keep their names."""
+    if not argument.startswith("--") or argument.startswith("--config."):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value
 
 
 def _whole_number(text: str) -> int:
@@ -158,6 +195,7 @@ def _take_overrides(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             others.append(argument)
             continue
         name, value = match["name"], match["value"]
+        name = name.replace("-", "_")
         name = _ALIASES.get(name, name)
         if name not in types:
             raise UserError(f"config.{name}: no such setting{_guess(name, types)}")

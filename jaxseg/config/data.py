@@ -13,7 +13,7 @@ class Dataset:
     source: str | None = None  # folder or zip of the scans; the phantom needs none
     cache_dir: str | None = None  # prepared copies; None: jaxseg/ in the user's cache folder
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); (): unknown, pixels
-    flair_channel: int = 1  # channel shown in the figures; the last where there are fewer
+    flair_channel: int = 1  # shown in the figures, from 0; the last where there are fewer
     patient_regex: str | None = None  # image_folder: its first group in the stem is the patient
     every_image_is_a_patient: bool = False  # image_folder: state it when it is so
     phantom_patients: int = 48  # brain_phantom: number of patients

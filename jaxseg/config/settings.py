@@ -1,4 +1,4 @@
-"""Settings from and to text: JSON beside the checkpoints, a table for the terminal."""
+"""Settings from and to text: JSON beside the checkpoints, a summary for the terminal."""
 
 import ast
 import contextlib
@@ -12,24 +12,27 @@ from typing import Any
 from jaxseg.config import Config
 from jaxseg.errors import UserError
 
+_DEFAULTS = Config()
+
 
 def to_json(config: Config) -> str:
     """Return the config as indented JSON; `from_dict(json.loads(...))` gives it back."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def to_text(config: Config) -> str:
-    """Return all settings as text, one paragraph per section."""
-    paragraphs = []
+def differences(config: Config) -> str:
+    """Return the settings that differ from the defaults, in wrapped lines."""
+    found = []
     for section in dataclasses.fields(config):
-        value = getattr(config, section.name)
-        if dataclasses.is_dataclass(value):
-            items = (f"{f.name}={getattr(value, f.name)!r}" for f in dataclasses.fields(value))
-            text = f"{section.name}: " + ", ".join(items)
-        else:
-            text = f"{section.name}: {value!r}"
-        paragraphs.append(textwrap.fill(text, 98, subsequent_indent="    "))
-    return "\n".join(paragraphs)
+        value, default = getattr(config, section.name), getattr(_DEFAULTS, section.name)
+        if not dataclasses.is_dataclass(value):
+            found += [f"{section.name}={value!r}"] * (value != default)
+            continue
+        for field in dataclasses.fields(value):
+            one, usual = (getattr(group, field.name) for group in (value, default))
+            found += [f"{section.name}.{field.name}={one!r}"] * (one != usual)
+    text = ", ".join(found) or "the defaults"
+    return textwrap.fill(text, 98, initial_indent="  ", subsequent_indent="  ")
 
 
 def from_dict(values: dict[str, Any], kind: type = Config, path: str = "config") -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxseg.datasets.index import Patient, find_copies, same_images
 from jaxseg.errors import UserError
+from jaxseg.imaging.intensity import darken_background, head_warnings
 from jaxseg.layouts.slices import Slice
 from jaxseg.scans.decode import decode_image, decode_mask_values
 from jaxseg.scans.files import Files
@@ -40,7 +41,7 @@ def read_volumes(
         patients: slices of each patient, in any order.
         regions: what the values in the masks mean.
         problems: what is wrong is appended, one line each.
-        warnings: gaps in slice numbers are appended, one line each.
+        warnings: gaps in slice numbers, volumes without a head are appended, one line each.
     """
     forms = defaultdict(list)  # (channels, dtype): files
     for patient, slices in sorted(patients.items()):
@@ -56,6 +57,8 @@ def read_volumes(
         if volume is not None:
             whole = len(volume.image) == len(slices) and len(problems) == before
             image = volume.image
+            heads = head_warnings(darken_background(image))
+            warnings += [f"patient {patient}: {line}" for line in heads]
             yield volume, whole and (image.shape[-1], image.dtype.name) == next(iter(forms))
     _check_forms(forms, problems)
 

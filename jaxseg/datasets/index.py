@@ -26,6 +26,7 @@ class Patient:
     files: tuple[str, ...]  # image files, relative to the source
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); () when unknown
     affine: tuple[tuple[float, ...], ...] | None = None  # (slice, row, column, 1) to RAS+ mm
+    mask_digests: tuple[str, ...] = ()  # of each slice's masks, '' when they are empty
 
     @property
     def num_slices(self) -> int:
@@ -46,16 +47,17 @@ def make_patient(volume: Volume, first: int) -> Patient:
         first=first,
         tumour_pixels=tuple(volume.mask.any(-1).sum((1, 2)).tolist()),
         slice_numbers=volume.slice_numbers,
-        digests=tuple(_digest(image) for image in volume.image),
+        digests=tuple(_image_digest(image) for image in volume.image),
         files=volume.files,
         spacing_mm=volume.spacing_mm,
         affine=None if affine is None else tuple(map(tuple, affine.tolist())),
+        mask_digests=tuple(_digest(mask) if mask.any() else "" for mask in volume.mask),
     )
 
 
 def fingerprint(patients: Sequence[Patient]) -> str:
-    """Return a text that is the same only for the same patients with the same images."""
-    content = json.dumps([[p.id, p.first, p.tumour_pixels, p.digests] for p in patients])
+    """Return a text that is the same only for the same patients, images and masks."""
+    content = json.dumps([[p.id, p.first, p.digests, p.mask_digests] for p in patients])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -95,9 +97,12 @@ def scan_digest(patient: Patient) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def _image_digest(image: np.ndarray) -> str:
+    # Blank slices repeat without a leak.
+    return "" if (image == image[:1, :1]).all() else _digest(image)
+
+
 def _digest(image: np.ndarray) -> str:
-    if (image == image[:1, :1]).all():  # blank slices repeat without a leak
-        return ""
     header = f"{image.shape} {image.dtype} ".encode()
     return hashlib.sha256(header + np.ascontiguousarray(image).tobytes()).hexdigest()
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from jaxseg.config import Dataset, Split
 from jaxseg.datasets import decoded, phantom
+from jaxseg.datasets.cache import INDEX
 from jaxseg.datasets.checks import copy_warnings, raise_problems, read_volumes
 from jaxseg.datasets.index import Patient, make_patient, read_index, write_index
 from jaxseg.datasets.prepared import Prepared, load_builder
@@ -24,7 +25,6 @@ from jaxseg.machine.files import cache_folder
 from jaxseg.scans.files import IMAGE_SUFFIXES, Files
 from jaxseg.scans.volume import Volume
 
-_INDEX = "index.json"
 # Other code may make other records, so a copy belongs to the code that made it.
 _MAKERS = ("datasets/*.py", "layouts/*.py", "scans/*.py", "imaging/intensity.py")
 
@@ -50,7 +50,7 @@ def prepare(config: Dataset, split: Split | None = None) -> Prepared:
         prepared = _open(path)
         if prepared is None:
             _prepare(config, files, path, split)
-            prepared = Prepared(path, **read_index(path / _INDEX))
+            prepared = Prepared(path, **read_index(path / INDEX))
     # What the files do not state, the settings may.
     known = (
         dataclasses.replace(p, spacing_mm=p.spacing_mm or config.spacing_mm)
@@ -67,7 +67,7 @@ def _open(path: Path) -> Prepared | None:
     if not path.exists():
         return None
     try:
-        prepared = Prepared(path, **read_index(path / _INDEX))
+        prepared = Prepared(path, **read_index(path / INDEX))
         prepared.source()[0]
     except Exception:  # whatever TFDS raises over missing files: make it anew
         shutil.rmtree(path, ignore_errors=True)
@@ -84,8 +84,14 @@ def _path(config: Dataset, files: Files | None) -> Path:
     code = [path.read_text() for name in _MAKERS for path in sorted(package.glob(name))]
     parts = json.dumps([config.name, settings, content, code])
     key = hashlib.sha256(parts.encode()).hexdigest()[:16]
-    cache = Path(config.cache_dir).expanduser().absolute() / "jaxseg" if config.cache_dir else None
-    return (cache or cache_folder()) / config.name / key
+    return copies_folder(config.cache_dir) / config.name / key
+
+
+def copies_folder(cache_dir: str | None) -> Path:
+    """Return where the prepared copies are, by config.dataset.cache_dir."""
+    if cache_dir is None:
+        return cache_folder()
+    return Path(cache_dir).expanduser().absolute() / "jaxseg"
 
 
 def _prepare(config: Dataset, files: Files | None, path: Path, split: Split | None):
@@ -138,7 +144,7 @@ def _write(
         builder.Scans(folder, kind.about, itertools.chain([first], volumes), first)
     )
     write_index(
-        made / _INDEX,
+        made / INDEX,
         num_channels=first.image.shape[-1],
         regions=kind.region_names,
         patients=patients,
@@ -153,7 +159,7 @@ def _move(made: Path, path: Path):
     try:
         made.rename(path)
     except OSError:  # another process was first
-        if not (path / _INDEX).is_file():
+        if not (path / INDEX).is_file():
             raise
 
 

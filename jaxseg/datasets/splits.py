@@ -6,13 +6,14 @@ The place of a patient depends on its id alone, so adding a patient moves no oth
 import dataclasses
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from jaxseg.config import Split
 from jaxseg.datasets.checks import raise_problems
 from jaxseg.datasets.index import Patient, find_copies, same_images
 
 NAMES = ("train", "validation", "test")
+_SALTS, _LEAST_FOLDS = range(100), 3
 
 
 def split_patients(patients: Iterable[Patient], split: Split) -> dict[str, tuple[Patient, ...]]:
@@ -105,12 +106,56 @@ def check_contents(made: dict[str, tuple[Patient, ...]]) -> list[str]:
 
 def _suggest(patients: tuple[Patient, ...], split: Split) -> list[str]:
     """Return a salt that fills every split; with few patients chance may leave one empty."""
-    for salt in range(0 if split.train else 100):
+    if split.train:
+        return []
+    if split.num_folds:
+        return _suggest_folds(patients, split.num_folds)
+    for salt in _SALTS:
         made = place(patients, dataclasses.replace(split, salt=salt))
         if not check_contents(made):
             sizes = "/".join(str(len(made[name])) for name in NAMES)
             return [f"by example --config.split.salt={salt} gives {sizes} patients"]
     return []
+
+
+def _suggest_folds(patients: tuple[Patient, ...], num_folds: int) -> list[str]:
+    """Return a salt for all folds alike, and fewer of them where there must be."""
+    for number in range(num_folds, _LEAST_FOLDS - 1, -1):
+        salt = salt_of_folds(patients, number)
+        if salt is not None:
+            fewer = f"--config.dataset.folds={number} " if number < num_folds else ""
+            return [f"by example {fewer}--config.split.salt={salt} fills all {number} folds alike"]
+    return []
+
+
+def salt_of_folds(patients: Iterable[Patient], num_folds: int) -> int | None:
+    """Return the lowest salt by which each fold can be trained and tested on; None: there is none.
+
+    The folds of one cross-validation share it.
+    """
+    patients = tuple(patients)
+    splits = (Split(num_folds=num_folds, salt=salt) for salt in _SALTS)
+    return next((s.salt for s in splits if not any(_of_folds(patients, s))), None)
+
+
+def _of_folds(patients: tuple[Patient, ...], split: Split) -> Iterator[list[str]]:
+    """Yield what is wrong with the contents of each fold."""
+    for fold in range(split.num_folds):
+        yield check_contents(place(patients, dataclasses.replace(split, fold=fold)))
+
+
+def check_folds(patients: Iterable[Patient], split: Split):
+    """Raise UserError unless every fold can be trained and tested on, not the one at hand alone.
+
+    Before the first of them is trained: another salt for one is another salt for all.
+    """
+    patients = tuple(patients)
+    if split.train or not split.num_folds:
+        return
+    found = enumerate(_of_folds(patients, split))
+    problems = [f"fold {fold}: {line}" for fold, lines in found for line in lines]
+    problems += problems and _suggest(patients, split)
+    raise_problems("config.split", problems)
 
 
 def _check_copies(made: dict[str, tuple[Patient, ...]]) -> list[str]:

@@ -95,6 +95,10 @@ def judge(
         "split": {name: _size(part) for name, part in parts.items()},
         "best_threshold": best_threshold(parts["train"], parts["test"]),
     }
+    if kind_of(dataset).channels:  # as words and pages name them
+        report["channels"] = [name.upper() for name in kind_of(dataset).channels]
+        if best := report["best_threshold"]:
+            best["channel_name"] = report["channels"][best["channel"]]
     found = found + findings.of_lines("error", problems)
     for part in made.values():  # copies in different parts are errors of the split
         found += findings.of_lines("warning", copy_warnings(part))
@@ -174,8 +178,8 @@ def _folds(first: Split | None) -> str | None:
     if first is None:
         return None
     return (
-        f"tests on every patient: --config.split.num_folds={first.num_folds} "
-        f"--config.split.salt={first.salt} and --config.split.fold=0 to {first.num_folds - 1}"
+        f"tests on every patient: --config.dataset.folds={first.num_folds} "
+        f"--config.split.salt={first.salt} and --config.dataset.fold=0 to {first.num_folds - 1}"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxseg.datasets.index import Patient, make_patient
 from jaxseg.diagnosis import leakage
-from jaxseg.imaging.intensity import head_box, normalise, volume_statistics
+from jaxseg.imaging.intensity import darken_background, head_box, normalise, volume_statistics
 from jaxseg.scans.volume import Volume
 from jaxseg.scoring import baselines
 
@@ -48,7 +48,8 @@ def measure(volume: Volume, first: int) -> PatientFacts:
     """
     image, truth = volume.image, volume.mask.any(-1)
     channels = range(image.shape[-1])
-    stats = volume_statistics(image)
+    dark = darken_background(image)
+    stats = volume_statistics(dark)
     patient = make_patient(volume, first)
     return PatientFacts(
         patient=patient,
@@ -56,11 +57,11 @@ def measure(volume: Volume, first: int) -> PatientFacts:
         dtype=image.dtype.name,
         stored=np.array([(image[..., c].min(), image[..., c].max()) for c in channels]),
         stats=stats,
-        head_box=head_box(image),
+        head_box=head_box(dark),
         blank_slices=patient.digests.count(""),
         equal_channels=_equal_channels(image),
         mask_values=volume.mask_values,
-        threshold_dice=baselines.dice_per_threshold(normalise(image, stats), truth),
+        threshold_dice=baselines.dice_per_threshold(normalise(dark, stats), truth),
         copied=leakage.copy_nearest(truth, volume.slice_numbers, np.random.default_rng(first)),
     )
 

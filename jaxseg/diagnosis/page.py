@@ -1,10 +1,12 @@
 """The doctor's page for the terminal: sections of aligned lines, at most 100 columns, ASCII."""
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from jaxseg.diagnosis.findings import SEVERITIES, Finding, shown
 from jaxseg.diagnosis.leakage import TEST_SHARE
+from jaxseg.scoring.scoretext import channel_label
 
 _WIDTH, _LABEL = 100, 20
 _MOST = 30  # findings of one severity; all are in --json
@@ -15,7 +17,12 @@ def format_page(report: dict[str, Any], findings: list[Finding]) -> str:
     title = f"{report['source']}"
     lines = [title, "=" * min(len(title), _WIDTH), *_source(report)]
     if facts := report.get("facts"):
-        lines += [*_images(facts), *_tumour(facts), *_splits(report), *_leak(facts)]
+        lines += [
+            *_images(facts, report.get("channels", ())),
+            *_tumour(facts),
+            *_splits(report),
+            *_leak(facts),
+        ]
         lines += _baselines(report)
     if "suggested" in report:
         lines += _suggested(report)
@@ -31,7 +38,7 @@ def _source(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _images(facts: dict[str, Any]) -> list[str]:
+def _images(facts: dict[str, Any], names: Sequence[str]) -> list[str]:
     per = facts["slices_per_patient"]
     lines = ["", "IMAGES"]
     lines += _row("patients", f"{facts['patients']:,}")
@@ -45,7 +52,7 @@ def _images(facts: dict[str, Any]) -> list[str]:
     for number, c in enumerate(facts["intensities"], 1):
         mean = c["head_mean"]
         values = (
-            f"channel {number}",
+            f"channel {number}" + "".join(f" ({n})" for n in names[number - 1 : number]),
             f"{c['lowest']} to {c['highest']}",
             f"{c['head_p1']:.0f} to {c['head_p99']:.0f}",
             f"{mean['low']:.0f} / {mean['median']:.0f} / {mean['high']:.0f}",
@@ -110,7 +117,7 @@ def _baselines(report: dict[str, Any]) -> list[str]:
         lines += _row(
             "best threshold",
             f"Dice per patient {best['test_dice']:.3f} on test, {best['train_dice']:.3f} on train "
-            f"where it was chosen: channel {best['channel'] + 1} >= {best['threshold']:.4g} "
+            f"where it was chosen: {channel_label(best)} >= {best['threshold']:.4g} "
             "normalised",
         )
     return lines

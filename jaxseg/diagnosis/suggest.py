@@ -14,7 +14,7 @@ from jaxseg.config import (
 )
 from jaxseg.config.recipes import load_recipe
 from jaxseg.datasets.index import Patient
-from jaxseg.datasets.splits import check_contents, place
+from jaxseg.datasets.splits import place, salt_of_folds
 from jaxseg.diagnosis.facts import PatientFacts
 
 FEW_PATIENTS = 40  # below, the test part is larger, and folds are worth their time
@@ -98,11 +98,8 @@ def suggest_split(patients: Sequence[Patient]) -> Split:
 def suggest_folds(patients: Sequence[Patient]) -> Split | None:
     """Return folds, each of which can be tested on; None where chance allows for none."""
     num_folds = 5 if len(patients) >= 15 else 3
-    for salt in _SALTS:
-        folds = [Split(num_folds=num_folds, salt=salt, fold=i) for i in range(num_folds)]
-        if not any(check_contents(place(patients, fold)) for fold in folds):
-            return folds[0]
-    return None
+    salt = salt_of_folds(patients, num_folds)
+    return None if salt is None else Split(num_folds=num_folds, salt=salt)
 
 
 def to_python(config: Config) -> str:

@@ -16,12 +16,24 @@ from jaxseg.machine.files import read_json
 from jaxseg.runs import workdir
 
 
+class Digests(NamedTuple):
+    """What tells whether a patient's slices are the same."""
+
+    images: tuple[str, ...]
+    masks: tuple[str, ...] | None  # None: of an older run, which did not keep them
+
+    def differ(self, other: "Digests") -> bool:
+        """Return whether images or masks, where both are known, are others."""
+        masks_known = None not in (self.masks, other.masks)
+        return self.images != other.images or (masks_known and self.masks != other.masks)
+
+
 class Fold(NamedTuple):
     """A run on one fold."""
 
     run: Path
     config: Config
-    scans: dict[str, tuple[str, ...]]  # patient: digests of its slices; all splits
+    scans: dict[str, Digests]  # of each patient; all splits
     test: tuple[str, ...]  # ids
 
 
@@ -55,8 +67,8 @@ def read_folds(runs: Sequence[Path]) -> list[Fold]:
 
 
 def check_unchanged(folds: Sequence[Fold], patients: Sequence[Patient]):
-    """Raise UserError unless the patients have the images that the runs were made with."""
-    scans = {p.id: p.digests for p in patients}
+    """Raise UserError unless images and masks are those that the runs were made with."""
+    scans = {p.id: Digests(p.digests, p.mask_digests) for p in patients}
     _check_same_scans(folds[0].scans, scans, f"{folds[0].run} and the scans as they are now")
 
 
@@ -90,20 +102,19 @@ def _read(run: Path) -> Fold:
             "--config.dataset.folds=5 --config.dataset.fold=0, 1, ..."
         )
     data = read_json(run / "data.json")
-    scans = {
-        patient: tuple(digests)
-        for name, members in data["patients"].items()
-        for patient, digests in zip(members, data["digests"][name], strict=True)
-    }
+    scans = {}
+    for name, members in data["patients"].items():
+        masks = data.get("mask_digests", {}).get(name) or [None] * len(members)
+        for patient, image, mask in zip(members, data["digests"][name], masks, strict=True):
+            scans[patient] = Digests(tuple(image), None if mask is None else tuple(mask))
     return Fold(run, config, scans, tuple(data["patients"]["test"]))
 
 
-def _check_same_scans(
-    one: dict[str, tuple[str, ...]], other: dict[str, tuple[str, ...]], names: str
-):
-    differ = sorted(p for p in one.keys() | other.keys() if one.get(p) != other.get(p))
+def _check_same_scans(one: dict[str, Digests], other: dict[str, Digests], names: str):
+    differ = sorted(one.keys() ^ other.keys())
+    differ += sorted(p for p in one.keys() & other.keys() if one[p].differ(other[p]))
     if differ:
         raise UserError(
-            f"{names} differ in their data: {len(differ)} patients, by example "
+            f"{names} differ in their images or masks: {len(differ)} patients, by example "
             f"{', '.join(differ[:3])}"
         )

@@ -15,10 +15,11 @@ from jaxseg.evaluation.score import Part, evaluate
 from jaxseg.machine.distributed import check_same, gather, together
 from jaxseg.prediction import trained
 from jaxseg.runs import workdir
+from jaxseg.runs.scans import scans_of
 
 
 def choose_patients(
-    config: Config, split: str, source: str | None
+    run: Path, config: Config, split: str, source: str | None
 ) -> tuple[Prepared, tuple[Patient, ...]]:
     """Return the data set and the patients of the split, or all patients of another source."""
     if source is not None:
@@ -28,7 +29,7 @@ def choose_patients(
             how = f"{config.dataset.name}, patient_regex={config.dataset.patient_regex!r}"
             raise UserError(f"{error}\n(--source is read like the training data: {how})") from error
         return prepared, prepared.patients
-    prepared = prepare(config.dataset)
+    prepared = scans_of(run, config)
     if split == "all":
         return prepared, prepared.patients
     return prepared, split_patients(prepared.patients, config.split)[split]
@@ -40,7 +41,7 @@ def score_folds(runs: Sequence[Path], output: Path | None):
         raise UserError("where to write the scores of all folds? Give --output DIR")
     made = together(lambda: folds.read_folds(runs))
     config = made[0].config
-    prepared = together(lambda: prepare(config.dataset))
+    prepared = together(lambda: scans_of(made[0].run, config))
     check_same("scans", fingerprint(prepared.patients))
     together(lambda: folds.check_unchanged(made, prepared.patients))
     parts, described = [], []
@@ -61,7 +62,7 @@ def score_folds(runs: Sequence[Path], output: Path | None):
 def score_run(run: Path, split: str, source: str | None, output: Path | None):
     """Score the best weights of a run on a split, or on all patients of another source."""
     config = together(lambda: workdir.load_config(run))
-    prepared, patients = together(lambda: choose_patients(config, split, source))
+    prepared, patients = together(lambda: choose_patients(run, config, split, source))
     check_same("scans", fingerprint(patients))
     for warning in prepared.warnings:
         print(f"warning: {warning}")

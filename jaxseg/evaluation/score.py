@@ -111,6 +111,9 @@ def summarise(
             in_mm=in_mm,
             best_threshold=(best, [patient[k] for patient in baseline_scores]),
         )
+        best = summary["baselines"]["best_threshold"]
+        for one in best.get("folds", [best]) if first.kind.channels else ():
+            one["channel_name"] = first.kind.channels[one["channel"]].upper()
         if len(parts) == 1:
             tuned = bool(operating.how_chosen(first.run))
             summary["operating_point"] = first.points[k]._asdict() | {"tuned": tuned}

@@ -16,6 +16,8 @@ HEAD_PERCENTILES = (0.5, 99.5)  # of all voxels: the dark and the bright end
 HEAD_FRACTION = 0.1  # of the way from dark to bright, above which a voxel is head
 OPENING_PIXELS = 3  # smaller specks are noise
 LEAST_PART = 0.1  # parts smaller than this share of the largest are no head
+PLAIN = 1e-4  # of the way from dark to bright: what differs less from the background is of it
+_MOST_HEAD, _LEAST_HEAD = 0.9, 0.01  # of all voxels; beyond, what was found is no head
 
 
 def volume_statistics(volume: np.ndarray) -> np.ndarray:
@@ -38,6 +40,72 @@ def volume_statistics(volume: np.ndarray) -> np.ndarray:
     head = _head(volume)
     voxels = volume[head] if head.any() else volume.reshape(-1, volume.shape[-1])
     return np.array([_statistics(channel) for channel in voxels.T], np.float32)
+
+
+def darken_background(volume: np.ndarray) -> np.ndarray:
+    """Return the volume with its background darker than the head, where it lies amid the tissue.
+
+    As in scans that were brought to mean 0 over the brain alone and left at 0 around it (BraTS
+    2015, nnU-Net, MONAI). The background of a channel is what more than half of the voxels along
+    the edges of the slices are; it lies amid the tissue when it is more than a tenth of the way
+    from the dark end of the other voxels to their bright end, and from bright to dark. It is then
+    set so low that the others' dark end is a tenth of the way up, so that they are head. Only
+    where the channels of a sound background could not outvote it.
+
+    Args:
+        volume: [D, H, W, C] uint8, uint16 or float, finite; all slices of a patient.
+
+    Returns:
+        The same array where nothing is to be changed, else a new one.
+    """
+    channels = volume.shape[-1]
+    found = [_amid(volume[..., c]) for c in range(channels if volume.size else 0)]
+    if 2 * sum(f is not None for f in found) < channels:
+        return volume
+    result = volume.copy()
+    for c, (background, darker) in ((c, f) for c, f in enumerate(found) if f is not None):
+        result[..., c][background] = darker
+    return result
+
+
+def _amid(channel: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Return where the background is and what it is set to; None where it is dark already."""
+    channel = np.ascontiguousarray(channel)
+    edge = np.concatenate([channel[:, [0, -1]].ravel(), channel[:, :, [0, -1]].ravel()])
+    level = np.median(edge)
+
+    def is_plain(length: float) -> bool:
+        return 2 * np.count_nonzero(abs(edge - level) <= PLAIN * length) > edge.size
+
+    if not (channel < level).any() or not is_plain(float(channel.max()) - float(channel.min())):
+        return None  # without sorting
+    dark, bright = _percentiles(*_histogram(channel), HEAD_PERCENTILES)
+    background = abs(channel - level) <= PLAIN * (bright - dark)
+    if not is_plain(bright - dark):
+        return None
+    dark, bright = _percentiles(*_histogram(channel[~background]), HEAD_PERCENTILES)
+    margin = HEAD_FRACTION * (bright - dark)
+    if not dark + margin < level < bright - margin:
+        return None
+    darker = dark - margin / (1 - HEAD_FRACTION)
+    if channel.dtype.kind in "iu":
+        darker = max(np.floor(darker), np.iinfo(channel.dtype).min)
+    return background, darker
+
+
+def head_warnings(volume: np.ndarray) -> list[str]:
+    """Return a line where no head stands out, so that the statistics may be of anything.
+
+    Args:
+        volume: as `volume_statistics` takes it.
+    """
+    share = _head(volume).mean() if volume.size else 0.0
+    if _LEAST_HEAD <= share <= _MOST_HEAD:
+        return []
+    return [
+        "no head stands out from a darker background; intensities are normalised over the whole "
+        "frame or a few voxels, which may give wrong masks"
+    ]
 
 
 def head_box(volume: np.ndarray) -> np.ndarray:

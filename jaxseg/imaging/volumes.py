@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.imaging.intensity import head_box, volume_statistics
+from jaxseg.imaging.intensity import darken_background, head_box, volume_statistics
 
 
 def slice_records(volume: Any) -> list[dict[str, np.ndarray]]:
@@ -15,9 +15,11 @@ def slice_records(volume: Any) -> list[dict[str, np.ndarray]]:
             where it has none, its mask is empty where there is no truth.
 
     Returns:
-        For each slice `image` [H, W, C], `mask` [H, W, K], `stats` [C, 4], `head_box` [4].
+        For each slice `image` [H, W, C], its background dark (`intensity.darken_background`),
+        `mask` [H, W, K], `stats` [C, 4], `head_box` [4].
     """
-    image, mask = volume.image, volume.mask
+    image = darken_background(volume.image) if volume.stats is None else volume.image
+    mask = volume.mask
     stats = volume_statistics(image) if volume.stats is None else volume.stats
     box = head_box(image) if volume.head_box is None else volume.head_box
     if mask is None:

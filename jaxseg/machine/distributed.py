@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxseg.errors import TrainingFailed, UserError, one_line
+from jaxseg.machine.start import check_devices
 
 T = TypeVar("T")
 
@@ -37,8 +38,13 @@ def join():
     tasks of srun or Open MPI. All but the first process are silent on stdout from here on.
 
     Raises:
-        UserError: incomplete variables; the others did not appear in time.
+        UserError: incomplete variables; the others did not appear in time; no device.
     """
+    _join()
+    check_devices()
+
+
+def _join():
     address = os.environ.get(_ADDRESS)
     tasks = max(_whole_number(name, 1) for name in _TASKS)
     if not (address or tasks > 1 or os.environ.get("JAXSEG_DISTRIBUTED", "0") != "0"):

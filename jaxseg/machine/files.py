@@ -11,7 +11,7 @@ from jaxseg.errors import UserError
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; UserError when it is missing or broken."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from error
 
@@ -46,6 +46,16 @@ def make_folder(output: Path):
 
 
 def cache_folder() -> Path:
-    """Return where what can be made again is kept: jaxseg/ in the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser().absolute() / "jaxseg"
+    """Return where what can be made again is kept: jaxseg/ in the user's cache folder.
+
+    Raises:
+        UserError: there is none, as for a container's user without a name.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            "no cache folder: neither HOME nor XDG_CACHE_HOME is set; set one of them, or "
+            "config.dataset.cache_dir for the prepared scans"
+        ) from error
+    return cache.absolute() / "jaxseg"

@@ -62,7 +62,7 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
             while step < num_steps and not stopped and not progress.stop:
                 profile.before(step + 1, state)
                 batch = to_global(progress.next_batch(batches, requests.vote), mesh)
-                with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                with progress.compiling("training step"), trace(step + 1):
                     state, metrics = train_step(state, batch)
                 step += 1
                 progress.step(step, metrics)
@@ -70,7 +70,7 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
                     continue
                 progress.catch_up(step)
                 with progress.away("evaluation"):
-                    result = validation.scores(best_weights(state))
+                    result = validation.scores(best_weights(state), progress.announcing)
                     state = observe(state, np.float32(monitored(result, config)))
                 # On record first: killed in between, the run records it again.
                 progress.evaluation(step, result, state)
@@ -84,6 +84,11 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
             checkpoint.save(checkpoints, step, state, None)
         stop = max(progress.stop, *gather(requests.vote))
     return interruption(stop, complete=stopped or step == num_steps)
+
+
+def trace(step: int) -> jax.profiler.StepTraceAnnotation:
+    """Return the mark of a step in a profile."""
+    return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
 
 def interruption(stop: int, complete: bool) -> str:

@@ -49,7 +49,7 @@ class Ledger:
         """Return the share of each activity (0..1) and a line about it, and start anew."""
         total = sum(self.seconds.values()) or 1.0
         shares = {name: seconds / total for name, seconds in self.seconds.items()}
-        line = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        line = ", ".join(f"{n} {s:.0%}" for n, s in shares.items() if s >= 0.005)
         waiting = self.seconds.get("waiting for data", 0.0)
         training = waiting + self.seconds.get("steps", 0.0)
         if waiting > max(INPUT_BOUND_SHARE * training, INPUT_BOUND_SECONDS):
@@ -68,6 +68,7 @@ class Progress:
         self.stop = 0  # the largest vote of all processes; see signals.py
         if first_step:
             print(f"continuing at step {first_step} of {config.num_steps}", flush=True)
+        self._compiled: set[str] = set()
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._window: list[dict[str, float]] = []
         self._window_start = time.perf_counter()
@@ -126,6 +127,28 @@ class Progress:
         with self.ledger.measure(activity):
             yield
         self._window_start += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def announcing(self, what: str) -> Iterator[None]:
+        """Say, the first time, that a program is compiled and how long it took."""
+        if what in self._compiled:
+            yield
+            return
+        self._compiled.add(what)
+        self.say(f"compiling the {what} ...")
+        start = time.perf_counter()
+        yield
+        self.say(f"compiled the {what} in {time.perf_counter() - start:.0f} s")
+
+    @contextlib.contextmanager
+    def compiling(self, what: str) -> Iterator[None]:
+        """Announce as above; the time is not the steps', nor in the estimate of what is left."""
+        if what in self._compiled:
+            yield
+            return
+        with self.away("compiling"), self.announcing(what):
+            yield
+        self._bar.unpause()
 
     def flush(self):
         """Wait for the last step and record it."""
@@ -211,12 +234,15 @@ class Progress:
         time_shares = {f"time_{name.replace(' ', '_')}": s for name, s in shares.items()}
         self.record(step, report | time_shares)
         bad = int(state.early_stop.bad)
-        note = "gain" if bad == 0 else f"evaluations without enough gain: {bad}"
+        note = (
+            "better than before" if bad == 0 else f"no better for {bad} evaluation{'s'[: bad - 1]}"
+        )
         if state.plateau.scale < 1:
-            note += f", learning rate at {float(state.plateau.scale):.3g} of its schedule"
+            note += f"; learning rate x {float(state.plateau.scale):.3g}"
         dice, loss = report["validation_dice"], report["validation_loss"]
         values = f"validation dice {dice:.4f}  loss per slice {loss:.4f}"
-        self.say(f"step {step}/{self.config.num_steps}  {values}  {note}  ({line})")
+        self.say(f"step {step}/{self.config.num_steps}  {values}  {note}")
+        self.say(f"  time since the last evaluation: {line}")
 
     def say(self, text: str):
         """Print a line above the progress bar."""

@@ -4,7 +4,8 @@ It steers the learning rate, early stop and the choice of the best weights. Scor
 come from `evaluate.py`, on the native grid.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -31,13 +32,21 @@ class Validation:
         self._step = jit_validation_step(config, mesh)
         self._predict = jit_predict(config, replicated(mesh))
 
-    def scores(self, weights: Weights) -> dict[str, float]:
-        """Return validation_dice (mean over patients and classes) and validation_loss (slices)."""
+    def scores(
+        self, weights: Weights, announcing: Callable = contextlib.nullcontext
+    ) -> dict[str, float]:
+        """Return validation_dice (mean over patients and classes) and validation_loss (slices).
+
+        Args:
+            weights: of the network.
+            announcing: `Progress.announcing`.
+        """
         empty = empty_sums(len(self.patients), self.config.model.num_classes)
         sums = jax.device_put(empty, replicated(self.mesh))  # as later sums lie: one compilation
         process = jax.process_index(), jax.process_count()
         for batch in evaluation_batches(self.prepared, self.patients, self.config, *process):
-            sums = self._step(weights, to_global(batch, self.mesh), sums)
+            with announcing("validation"):
+                sums = self._step(weights, to_global(batch, self.mesh), sums)
         sums = jax.device_get(sums)
         counts = metrics.Counts(*(c.astype(np.int64) for c in sums.counts))
         return {

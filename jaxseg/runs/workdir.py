@@ -60,15 +60,14 @@ def claim(
     """
     patients = {name: [p.id for p in members] for name, members in splits.items()}
     digests = {name: [list(p.digests) for p in members] for name, members in splits.items()}
+    masks = {name: [list(p.mask_digests) for p in members] for name, members in splits.items()}
     data = {"num_channels": prepared.num_channels, "regions": list(prepared.regions)}
-    data |= {"patients": patients, "digests": digests}
+    data |= {"patients": patients, "digests": digests, "mask_digests": masks}
     if (workdir / "config.json").exists():
         _check_same_config(workdir, config)
-        if _read_data(workdir) != data:
-            raise UserError(
-                f"{workdir}: the data set or its split has changed since this run began; "
-                "choose another --workdir or move this one away"
-            )
+        _check_same_data(workdir, data)
+        if "mask_digests" not in _read_data(workdir):  # of an older version
+            write_json(workdir / "data.json", data)
         replace_text(workdir / "config.json", to_json(config))  # the scans may have moved
         return
     try:
@@ -183,6 +182,23 @@ def mark_finished(workdir: Path, best_step: int):
 def is_finished(workdir: Path) -> bool:
     """Return whether the run is trained and tested."""
     return (workdir / "finished.json").exists()
+
+
+def _check_same_data(workdir: Path, data: dict[str, Any]):
+    """Raise UserError when patients, images or masks have changed since the run began."""
+    old = data | _read_data(workdir)
+    if old == data:
+        return
+    changed = "the data set or its split has changed"
+    if old | {"mask_digests": data["mask_digests"]} == data:
+        redrawn = []
+        for name, patients in data["patients"].items():
+            both = old["mask_digests"][name], data["mask_digests"][name]
+            redrawn += [p for p, was, now in zip(patients, *both, strict=True) if was != now]
+        changed = f"the masks of {len(redrawn)} patients ({', '.join(redrawn[:3])}) have changed"
+    raise UserError(
+        f"{workdir}: {changed} since this run began; choose another --workdir or move this one away"
+    )
 
 
 def _check_same_config(workdir: Path, config: Config):

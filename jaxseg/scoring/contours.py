@@ -13,6 +13,8 @@ from jaxseg.scoring.figures import new_figure, plain
 from jaxseg.scoring.scorecard import PatientScore
 
 TRUTH, PREDICTION = "#00E0A0", "#FF9500"  # the green and orange, brighter: they lie on dark images
+_FOCI = 3  # that are enlarged, the largest first
+_SOME_SIZE = 0.1  # of the largest, from which a focus is enlarged
 # Colour, and width on the whole head and enlarged: the truth broad below, the prediction narrow
 # above, so that both are seen where they agree.
 _LINES = {"truth": (TRUTH, (1.8, 2.6)), "prediction": (PREDICTION, (0.9, 1.4))}
@@ -27,6 +29,8 @@ def patient_contours(
 ) -> bytes:
     """Draw contours of truth and prediction on slices through the tumour, whole and enlarged.
 
+    Each focus of some size has a row of its own, false alarms too.
+
     Args:
         patient: id, for the title.
         image: [D, H, W] one channel, any numeric type and range; NaN-free.
@@ -34,10 +38,8 @@ def patient_contours(
         prediction: [D, H, W] bool.
         score: the patient's.
     """
-    # Scattered false alarms would leave no zoom.
-    focus = truth if truth.any() else prediction
     masks = {"truth": truth, "prediction": prediction}
-    return contours(_contour_title(patient, score), image, masks, focus)
+    return contours(_contour_title(patient, score), image, masks)
 
 
 def prediction_contours(
@@ -53,27 +55,34 @@ def prediction_contours(
         title: above the figure, drawn as it stands.
         image: [D, H, W] one channel, any numeric type and range; NaN-free.
         prediction: [D, H, W] bool; empty: slices from all over the volume are shown.
-        focus: [D, H, W] bool, what is enlarged; empty: the head.
+        focus: [D, H, W] bool, a part of the prediction; every focus of some size is enlarged,
+            be it named here or not.
         aspect: height of a pixel, relative to its width.
     """
-    return contours(plain(title), image, {"prediction": prediction}, focus, aspect)
+    return contours(plain(title), image, {"prediction": prediction}, aspect)
 
 
-def contours(title: str, image: np.ndarray, masks, focus: np.ndarray, aspect=1.0):
-    """Draw masks by name, [D, H, W] bool, in two rows: the head, and the surroundings of focus."""
-    shown = _slices_to_show(np.logical_or.reduce(list(masks.values())))
-    low, high = np.percentile(image, (1, 99))
-    limits = low, max(high, low + 1e-6)
-    head = _box(image > low + 0.3 * (high - low), margin=4)
-    zoom = _square(_box(focus, margin=12) if focus.any() else head, image.shape[1:])
-    figure = new_figure(6.3)
-    for column, z in enumerate(shown):
-        here = {name: mask[z] for name, mask in masks.items()}
-        for row, box in enumerate((head, zoom)):
-            axes = figure.add_subplot(2, len(shown), 1 + row * len(shown) + column)
-            _draw_slice(axes, image[z], here, box, limits, enlarged=row)
+def contours(title: str, image: np.ndarray, masks: dict[str, np.ndarray], aspect: float = 1.0):
+    """Draw masks by name, [D, H, W] bool: a row of whole slices, and one for each focus."""
+    together = np.logical_or.reduce(list(masks.values()))
+    limits = window(image)
+    head = _box(image > limits[0] + 0.1 * (limits[1] - limits[0]), margin=4)
+    parts = _foci(together) or [together]
+    zooms = [_box(part, margin=12) if part.any() else head for part in parts]
+    rows = [(_slices_to_show(together), head, 0)]
+    rows += [
+        (_slices_to_show(p), _square(z, image.shape[1:]), 1)
+        for p, z in zip(parts, zooms, strict=True)
+    ]
+    columns = max(len(shown) for shown, _, _ in rows)
+    figure = new_figure(6.3 + 2.9 * (len(rows) - 2))
+    for row, (shown, box, enlarged) in enumerate(rows):
+        for column, z in enumerate(shown):
+            axes = figure.add_subplot(len(rows), columns, 1 + row * columns + column)
+            here = {name: mask[z] for name, mask in masks.items()}
+            _draw_slice(axes, image[z], here, box, limits, enlarged)
             axes.set_aspect(aspect)
-            if row == 0:
+            if row == 0 or len(rows) > 2:
                 axes.set_title(f"slice {z + 1} of {len(image)}", fontsize=10)
     figure.suptitle(title, fontsize=12)
     for name in masks:
@@ -82,6 +91,27 @@ def contours(title: str, image: np.ndarray, masks, focus: np.ndarray, aspect=1.0
     handles = axes.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
     return png(figure)
+
+
+def window(image: np.ndarray) -> tuple[float, float]:
+    """Return the intensities drawn black and white: the 1st and 99.8th percentile of the head.
+
+    Of the whole volume, most of it air, tumour would be white all over.
+    """
+    dark, bright = np.percentile(image, (0.5, 99.5))
+    head = image[image > dark + 0.1 * (bright - dark)]
+    low, high = np.percentile(head, (1, 99.8)) if head.size else (dark, bright)
+    return float(low), max(float(high), float(low) + 1e-6)
+
+
+def _foci(mask: np.ndarray) -> list[np.ndarray]:
+    """Return the components that are enlarged, the largest first."""
+    from scipy import ndimage  # half a second, which only who draws should wait
+
+    components, number = ndimage.label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(components.ravel(), minlength=number + 1)[1:]
+    ranked = [i for i in np.argsort(-sizes, kind="stable") if sizes[i] >= _SOME_SIZE * sizes.max()]
+    return [components == i + 1 for i in ranked[:_FOCI]]
 
 
 def _slices_to_show(mask: np.ndarray, num_slices: int = 4) -> np.ndarray:

@@ -23,7 +23,8 @@ MAX_NAMES = 40  # patients named on the axis; above, the names would not be read
 def learning_curves(records: Sequence[dict[str, Any]], monitor: str = "dice") -> bytes:
     """Draw loss, Dice and learning rate over the steps.
 
-    The best evaluation and every reduction of the learning rate are marked.
+    The best evaluation and every reduction of the learning rate are marked. The training loss is
+    taken over batches and the validation loss over slices, so each has an axis of its own.
 
     Args:
         records: lines of metrics.jsonl: dicts with `step` and any of `train_loss`, `train_dice`,
@@ -33,15 +34,18 @@ def learning_curves(records: Sequence[dict[str, Any]], monitor: str = "dice") ->
     """
     figure = new_figure(7)
     loss, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
-    for axes, name in ((loss, "loss"), (dice, "dice")):
-        for part, colour, marker in (("train", BLUE, ""), ("validation", ORANGE, "o")):
+    per_slice = loss.twinx()
+    for both, name in (((loss, per_slice), "loss"), ((dice, dice), "dice")):
+        parts = ("train", BLUE, ""), ("validation", ORANGE, "o")
+        for axes, (part, colour, marker) in zip(both, parts, strict=True):
             steps, values = _series(records, f"{part}_{name}")
             if len(steps):
-                label = "validation (loss per slice)" if part == "validation" else part
-                axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=label)
+                axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=part)
     steps, rates = _series(records, "learning_rate")
     rate.plot(steps, rates, color=GREY, drawstyle="steps-post")
-    loss.set_ylabel("loss")
+    loss.set_ylabel("training loss, per batch", color=BLUE)
+    per_slice.set_ylabel("validation loss, per slice", color=ORANGE)
+    per_slice.spines["top"].set_visible(False)
     dice.set(ylabel="Dice", ylim=(-0.02, 1.02))
     rate.set(ylabel="learning rate", xlabel="step (updates of the weights)")
     if np.any(rates > 0):
@@ -54,7 +58,7 @@ def learning_curves(records: Sequence[dict[str, Any]], monitor: str = "dice") ->
         if best is not None:
             axes.axvline(best[0], color=GREEN, linewidth=1.5, label=best[1])
         tidy(axes)
-    if loss.get_legend_handles_labels()[0]:
+    if _all_handles(loss, dice)[0]:
         figure.legend(*_all_handles(loss, dice), loc="outside upper center", ncols=5, frameon=False)
     return png(figure)
 

@@ -71,14 +71,18 @@ def threshold_label(summary: dict[str, Any]) -> str:
     if best is None:
         return ""
     if "folds" in best:
-        each = ", ".join(
-            f"channel {f['channel'] + 1} >= {f['threshold']:.4g}" for f in best["folds"]
-        )
+        each = ", ".join(f"{channel_label(f)} >= {f['threshold']:.4g}" for f in best["folds"])
         return f"Best threshold, of each fold, chosen on its train (normalised): {each}."
     return (
-        f"Best threshold: channel {best['channel'] + 1} >= {best['threshold']:.4g} (normalised), "
+        f"Best threshold: {channel_label(best)} >= {best['threshold']:.4g} (normalised), "
         f"chosen on train (Dice there {best['train_dice']:.3f})."
     )
+
+
+def channel_label(threshold: dict[str, Any]) -> str:
+    """Return which channel a threshold is of: from 1 in words, and by name where it has one."""
+    name = threshold.get("channel_name")
+    return f"channel {threshold['channel'] + 1}" + (f" ({name})" if name else "")
 
 
 def operating_label(summary: dict[str, Any]) -> str:

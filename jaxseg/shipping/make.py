@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from jaxseg.config.settings import to_json
-from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import UserError
 from jaxseg.imaging.intensity import head_box, volume_statistics
 from jaxseg.models.apply import predict_probabilities
 from jaxseg.models.unet import UNet
 from jaxseg.prediction.trained import Trained, load
+from jaxseg.runs.scans import scans_of
 from jaxseg.shipping import about, bundle, onnx_convert, onnx_export
 from jaxseg.shipping.agreement import (
     agreement,
@@ -135,7 +135,7 @@ def find_scans(trained: Trained, count: int) -> tuple[tuple[int, int], Any]:
     """
     config = trained.config
     try:
-        prepared = prepare(config.dataset)
+        prepared = scans_of(trained.run, config)
     except UserError as error:
         raise UserError(f"{error}\n(without the scans, give their --size=ROWS,COLUMNS)") from error
     parts = split_patients(prepared.patients, config.split)

@@ -32,7 +32,7 @@ def converter_python(given: str | None) -> Path:
     """
     if given is not None:
         if not Path(given).is_file():
-            raise UserError(f"--onnx_python {given}: no such file")
+            raise UserError(f"--onnx-python {given}: no such file")
         return Path(given)
     folder = cache_folder() / "onnx-env"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

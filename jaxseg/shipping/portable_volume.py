@@ -1,7 +1,7 @@
 """Statistics, head and lesions of a volume as JAX functions, and all of a prediction in one.
 
-The same as `intensity.volume_statistics`, `intensity.head_box` and `operating.segment` on the
-host; the number of slices may be symbolic.
+The same as `intensity.darken_background`, `volume_statistics` and `head_box` and as
+`operating.segment` on the host; the number of slices may be symbolic.
 """
 
 import functools
@@ -40,6 +40,7 @@ def segment_volume(
     Returns:
         probability [D, H, W] float32 in 0..1 and mask [D, H, W] bool.
     """
+    volume = darken_background(volume)
     head = head_mask(volume)
     stats = statistics(volume, head)
     whole = jnp.array([0, 0, *volume.shape[1:3]], jnp.int32)
@@ -54,6 +55,30 @@ def segment_volume(
     probability = probability.reshape(batches * batch_size, *volume.shape[1:3])[:depth]
     mask = probability >= threshold
     return probability, drop_small(mask, min_lesion_voxels) if min_lesion_voxels > 1 else mask
+
+
+def darken_background(volume: jax.Array) -> jax.Array:
+    """Return [D, H, W, C] float32, as `intensity.darken_background`."""
+    channels = [volume[..., c] for c in range(volume.shape[-1])]
+    amid, darkened = zip(*map(_darkened, channels), strict=True)
+    often = 2 * sum(a.astype(jnp.int32) for a in amid) >= len(channels)
+    chosen = [jnp.where(often & a, d, x) for a, d, x in zip(amid, darkened, channels, strict=True)]
+    return jnp.stack(chosen, axis=-1)
+
+
+def _darkened(channel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return whether the background lies amid the tissue, and the channel with it darker."""
+    everywhere = jnp.ones(channel.shape, bool)
+    edge = everywhere.at[:, 1:-1, 1:-1].set(False)
+    (level,) = _percentiles(channel, edge, (50.0,))
+    dark, bright = _percentiles(channel, everywhere, intensity.HEAD_PERCENTILES)
+    background = abs(channel - level) <= intensity.PLAIN * (bright - dark)
+    plain = 2 * (background & edge).sum() > edge.sum()
+    dark, bright = _percentiles(channel, ~background, intensity.HEAD_PERCENTILES)
+    margin = intensity.HEAD_FRACTION * (bright - dark)
+    amid = plain & ~background.all() & (dark + margin < level) & (level < bright - margin)
+    darker = dark - margin / (1 - intensity.HEAD_FRACTION)
+    return amid, jnp.where(background, darker, channel)
 
 
 def head_mask(volume: jax.Array) -> jax.Array:

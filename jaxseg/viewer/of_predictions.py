@@ -83,6 +83,7 @@ def open_predictions(
         channel=config.dataset.shown_channel(len(ensemble.channels)),
         scan=shown,
         predict=remember(predict),
+        channels=tuple(name.upper() for name in ensemble.kind.channels),
     )
 
 

@@ -37,7 +37,7 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
         UserError: no run, no usable checkpoint, no scans or no patients.
     """
     config = workdir.load_config(run)
-    prepared, patients = choose_patients(config, split, source)
+    prepared, patients = choose_patients(run, config, split, source)
     if not patients:
         raise UserError(f"the {split} split of this run has no patients")
     workdir.check_fits(run, prepared)
@@ -66,6 +66,7 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
         channel=config.dataset.shown_channel(prepared.num_channels),
         scan=remember(scan),
         predict=remember(predict),
+        channels=tuple(name.upper() for name in run_trained.kind.channels),
     )
 
 

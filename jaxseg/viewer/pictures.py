@@ -69,9 +69,10 @@ class Gallery(NamedTuple):
     volume_unit: str  # ml or voxels
     rows: tuple[PatientRow, ...]
     threshold: float | None  # of the probability, marked in its legend
-    channel: int  # shown first
+    channel: int  # shown first, from 0
     scan: Callable[[int], Scan]  # of the n-th patient
     predict: Callable[[int], Prediction]
+    channels: tuple[str, ...] = ()  # names, in order; (): not known, they are numbered
 
 
 def remember(function: Callable[[int], Any]) -> Callable[[int], Any]:
@@ -113,7 +114,8 @@ def make_scan(
         spacing_mm: (slice distance, row, column); (): unknown.
         oriented: whether the axes run as `Scan` says.
     """
-    windows = intensity.volume_statistics(image)[:, :2].tolist()
+    dark = intensity.darken_background(image)
+    windows = intensity.volume_statistics(dark)[:, :2].tolist()
     channels = [_channel(image[..., c], *windows[c]) for c in range(image.shape[-1])]
     return Scan(tuple(channels), truth, spacing_mm, oriented)
 
@@ -158,7 +160,7 @@ def layer(gallery: Gallery, patient: int, name: str) -> np.ndarray:
 
 def describe_gallery(gallery: Gallery, niivue: bool) -> dict[str, Any]:
     """Return what the page asks for first: the list of patients."""
-    names = ("title", "notes", "volume_unit", "threshold", "channel")
+    names = ("title", "notes", "volume_unit", "threshold", "channel", "channels")
     rows = [row._asdict() for row in gallery.rows]
     colours = {"truth": contours.TRUTH, "prediction": contours.PREDICTION}
     described = {name: getattr(gallery, name) for name in names}

@@ -1,13 +1,16 @@
 """Command lines: every mistake is one line that says how to mend it, exit code 2, no traceback."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from jaxseg.config import command_line, settings
+from jaxseg.__main__ import PROGRAMS
+from jaxseg.config import Config, command_line, settings
 from jaxseg.config.recipes import load_recipe
 from jaxseg.errors import UserError
 
@@ -36,6 +39,51 @@ def train(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "jaxseg.train", *arguments], cwd=ROOT, capture_output=True, text=True
     )
+
+
+def python(code: str, shell: str = "", **variables: str | None) -> subprocess.CompletedProcess:
+    """Run code as a program of jaxseg, by a shell that closes or pipes its streams."""
+    given = {k: v for k, v in (os.environ | variables).items() if v is not None}
+    code = f"from jaxseg.config import command_line\ndef p(argv):\n    {code}\ncommand_line.run(p)"
+    command = ["sh", "-c", f'"$0" -c "$1" {shell}', sys.executable, code]
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
+
+
+def test_streams_that_are_closed_or_ascii_end_no_program(tmp_path):
+    done = python("print('M\u00fcller')", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "M\\xfcller\n"), done.stderr
+    code = f"import os, sys; print('told', file=sys.stderr); f = open({str(tmp_path / 'f')!r}, 'w')"
+    done = python(f"{code}; os.write(2, b'noise'); print('done')", "2>&-")
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert (tmp_path / "f").read_bytes() == b"", "what libraries print went into a file"
+    assert python("print('x')", ">&-").returncode == 0
+    done = python("[print('x' * 100) for _ in range(9999)]", "| head -n 1")
+    assert done.stderr == ""
+
+
+def test_an_unknown_home_is_one_line():
+    code = (
+        "from unittest import mock; import pathlib\n    with mock.patch('os.path.expanduser', str):"
+    )
+    done = python(f"{code} pathlib.Path('~/scans').expanduser()")
+    assert_refused(done, "error: ~ is not known here: set HOME or give whole paths")
+
+
+def test_ctrl_c_while_the_program_is_imported_prints_nothing():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # or it may be ignored
+    started = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "jaxseg.train", "--help"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    while "numpy" not in (line := started.stderr.readline()):
+        assert line
+    started.send_signal(signal.SIGINT)
+    rest = started.communicate()[1]
+    assert started.returncode == -signal.SIGINT and "Traceback" not in rest
 
 
 def assert_refused(done: subprocess.CompletedProcess, *parts: str):
@@ -121,6 +169,32 @@ def test_help_lists_every_setting():
     assert "--config.dataset.folds    same as --config.split.num_folds" in done.stdout
 
 
+def test_flags_are_spelled_with_dashes_or_underscores():
+    for argv in (["--a-b=c_d", "--e-f", "x_y"], ["--a_b", "c_d", "--e_f", "x_y"]):
+        options, rest = command_line.parse(argv, "", text=("a-b",), switch=("e-f",), g_h=3)
+        assert (options.a_b, options.e_f, options.g_h, rest) == ("c_d", True, 3, ["x_y"])
+    with pytest.raises(UserError, match="did you mean --a-b"):
+        command_line.parse(["--a_c"], "", text=("a_b",))
+    assert '"batch_size": 3' in parse(*UNET, "--config.train.batch-size=3").stdout
+
+
+def jaxseg(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "jaxseg", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_one_command_has_all_programs(tmp_path):
+    done = jaxseg()
+    assert done.returncode == 0 and done.stdout == jaxseg("--help").stdout
+    for name in PROGRAMS:
+        assert f"\n  {name} " in done.stdout and (ROOT / f"jaxseg/{name}.py").is_file()
+    assert_refused(jaxseg("tarin"), "tarin: no such program; did you mean train?")
+    assert_refused(jaxseg("--workdir"), "--workdir: no such flag")
+    assert_refused(jaxseg("evaluate", "--workdir", str(tmp_path)), "no run here")
+    assert jaxseg("doctor", "--help").stdout.startswith("Say what a data set is")
+
+
 def test_the_program_itself_refuses_a_missing_source():
     assert_refused(train("--config", "configs/lgg_cpu.py"), "--config.dataset.source=PATH")
     done = train("--config", "configs/lgg_cpu.py", "--config.dataset.source=/nowhere/at/all")
@@ -141,6 +215,12 @@ def test_evaluate_refuses_a_folder_without_a_run(tmp_path):
 def test_the_configs_load_and_survive_json(file):
     loaded = load_recipe(str(file))
     assert settings.from_dict(json.loads(settings.to_json(loaded))) == loaded
+
+
+def test_what_differs_from_the_defaults_is_said():
+    assert settings.differences(Config()) == "  the defaults"
+    changed = settings.from_dict({"seed": 3, "train": {"batch_size": 4, "num_steps": 20_000}})
+    assert settings.differences(changed) == "  seed=3, train.batch_size=4"
 
 
 @pytest.mark.parametrize(

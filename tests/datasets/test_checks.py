@@ -191,7 +191,8 @@ def test_the_same_images_under_two_patients_and_twice_in_one_are_warned_of(tmp_p
         shutil.copy(root / f"p0/s1{suffix}.png", root / f"p2/s7{suffix}.png")
         shutil.copy(root / f"p1/s0{suffix}.png", root / f"p1/s3{suffix}.png")
     prepared = prepare(Dataset("image_folder", str(root), f"{tmp_path}/cache"))
-    assert prepared.warnings == (
+    noise = [w for w in prepared.warnings if "no head stands out" in w]
+    assert noise and tuple(w for w in prepared.warnings if w not in noise) == (
         "patient p2: slice numbers jump from 2 to 7",
         "patient p1: 1 identical image: p1/s0.png = p1/s3.png; an image twice?",
         "patients p0 and p2: 1 identical image: p0/s1.png = p2/s7.png; one person under two ids?",

@@ -8,7 +8,7 @@ from fake_data import patient
 from hypothesis import given, settings
 
 from jaxseg.config import Split
-from jaxseg.datasets.splits import NAMES, _place, split_patients
+from jaxseg.datasets.splits import NAMES, _place, check_folds, split_patients
 from jaxseg.errors import UserError
 
 LISTS = Split(train=("a", "b"), validation=("c",), test=("d",))
@@ -145,3 +145,33 @@ def test_an_empty_split_comes_with_a_salt_that_fills_all():
     made = split_patients(few, Split(salt=int(salt), fractions=(0.9, 0.05, 0.05)))
     assert "/".join(str(len(made[name])) for name in NAMES) == sizes
     assert all(made.values())
+
+
+def test_one_salt_is_told_for_all_folds():
+    few = [patient(f"p{n}") for n in range(7)]
+    form = r"by example --config.split.salt=(\d+) fills all 5 folds alike"
+    with pytest.raises(UserError) as caught:  # some fold is empty: all are told, before training
+        check_folds(few, Split(num_folds=5))
+    *found, hint = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert all(re.match(r"fold \d: (train|validation|test): no patients", line) for line in found)
+    salts = {int(re.fullmatch(form, hint)[1])}
+    for fold in range(5):
+        try:
+            split_patients(few, Split(num_folds=5, fold=fold))
+        except UserError as error:
+            salts.add(int(re.search(form, str(error))[1]))
+    (salt,) = salts
+    check_folds(few, Split(num_folds=5, salt=salt))
+    for fold in range(5):
+        assert all(split_patients(few, Split(num_folds=5, fold=fold, salt=salt)).values())
+
+
+def test_more_folds_than_patients_are_told_how_many_there_can_be():
+    few = [patient(f"p{n}") for n in range(7)]
+    *_, hint = problems(few, Split(num_folds=10, fold=9))
+    number, salt = map(
+        int, re.search(r"folds=(\d+) --config.split.salt=(\d+) fills", hint).groups()
+    )
+    assert 3 <= number <= 7
+    check_folds(few, Split(num_folds=number, salt=salt))
+    check_folds(few, Split())

@@ -54,9 +54,9 @@ def test_numbers_of_a_sound_folder(tmp_path):
         assert (channel["lowest"], channel["highest"]) == (values.min(), values.max())
     assert sum(part["slices"] for part in found.report["split"].values()) == 15
     assert texts(found, "note") == ["notes.txt: neither image nor mask, not read"]
-    assert texts(found, "warning") == [
-        "5 patients are few: the score of a single split is a matter of luck"
-    ]
+    noise, *others = texts(found, "warning")
+    assert noise.startswith("no head stands out") and "5: patient p0, patient p1" in noise
+    assert others == ["5 patients are few: the score of a single split is a matter of luck"]
 
 
 def test_a_broken_set_has_all_faults_named_and_statistics_of_the_rest(tmp_path):
@@ -259,3 +259,14 @@ def test_the_program_with_a_broken_set(tmp_path):
     assert done.returncode == 1 and done.stderr == "", done.stderr
     assert "p0/s0.png: empty file" in done.stdout and not file.exists()
     assert done.stdout.endswith(f"mend the error first; {file} is not written.\n")
+
+
+def test_channels_are_named_where_the_data_set_has_names(tmp_path):
+    write_lgg(tmp_path, {f"CS_{n}": [1, 2, 3] for n in range(6)})
+    page = format_page(examine(tmp_path).report, [])
+    for number, name in enumerate(("T1", "FLAIR", "T1C"), 1):
+        assert f"  channel {number} ({name})" in page
+    assert re.search(
+        r"where it was chosen: channel \d \((T1|FLAIR|T1C)\) >= ", " ".join(page.split())
+    )
+    assert all(len(line) <= 100 for line in page.splitlines())

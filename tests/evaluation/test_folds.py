@@ -116,7 +116,10 @@ def test_the_pooled_scorecard_is_that_of_all_patients_together(cache, runs, pool
 
 def test_the_baseline_of_each_patient_is_that_of_its_fold(runs, pooled):
     found = scores(pooled)["baselines"]["best_threshold"]
-    assert found["folds"] == [read_json(run / "baseline.json") for run in runs]
+    names = ("T1", "FLAIR", "T1C")
+    for fold, run in zip(found["folds"], runs, strict=True):
+        kept = read_json(run / "baseline.json")
+        assert fold == kept | {"channel_name": names[kept["channel"]]}
     single = [scores(run / "evaluation/test") for run in runs]
     total = sum(
         s["patients"]["n"] * s["baselines"]["best_threshold"]["patients"]["dice"]["mean"]
@@ -185,6 +188,13 @@ def test_what_is_not_the_folds_of_one_recipe(cache, tmp_path):
 
     path = second / "data.json"
     data = json.loads(path.read_text())
+    masks = data.pop("mask_digests")
+    path.write_text(json.dumps(data))
+    assert len(folds.read_folds([first, second])) == 2  # an older run: not known, no reason
+    masks["test"][0][0] = "another mask"
+    path.write_text(json.dumps(data | {"mask_digests": masks}))
+    with pytest.raises(UserError, match=f"masks: 1 .*{data['patients']['test'][0]}$"):
+        folds.read_folds([first, second])
     data["digests"]["train"][0][0] = "another image"
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match=f"differ in .*: 1 .*{data['patients']['train'][0]}$"):
@@ -203,3 +213,6 @@ def test_settings_of_the_machine_may_differ_and_the_scans_may_not_change(cache, 
     assert sum("has not finished" in note for note in folds.sentences(made)) == 2
     with pytest.raises(UserError, match="the scans as they are now differ .*: 1 patients"):
         folds.check_unchanged(made, patients[1:])
+    redrawn = dataclasses.replace(patients[0], mask_digests=("x", *patients[0].mask_digests[1:]))
+    with pytest.raises(UserError, match="differ in their images or masks: 1 patients"):
+        folds.check_unchanged(made, [redrawn, *patients[1:]])

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxseg.imaging import intensity
+from jaxseg.imaging.volumes import slice_records
+from jaxseg.scans.volume import Volume
 
 
 def _ball(background_noise: float = 0.0, offset: float = 0.0) -> np.ndarray:
@@ -63,6 +65,60 @@ def test_a_channel_with_a_grey_background_is_outvoted():
     np.testing.assert_allclose(stats[0], intensity.volume_statistics(_ball())[0], rtol=1e-6)
     np.testing.assert_allclose(stats[1], 2 * stats[0], rtol=1e-6)
     np.testing.assert_allclose(stats[2], stats[0], rtol=1e-6)
+
+
+def _scored(volume: np.ndarray, background: float = 0.0) -> np.ndarray:
+    """Bring a stripped head to mean 0 and deviation 1, as nnU-Net and MONAI do."""
+    head = volume > 0
+    scored = (volume - volume[head].mean()) / volume[head].std()
+    return np.where(head, scored, background).astype(np.float32)
+
+
+@pytest.mark.parametrize("gain, offset", [(1, 0), (0.01, 5), (300, -1000)])
+def test_a_background_amid_the_tissue_is_darkened(gain, offset):
+    """Whatever the unit: the head alone decides, and the network sees a dark background."""
+    scored = gain * _scored(_ball()) + offset
+    dark = intensity.darken_background(scored)
+    head = _ball() > 0
+    assert (dark != scored)[head].mean() < 2e-3 and (dark[~head] < scored[head].min()).all()
+    raw, found = (intensity.normalise(v, intensity.volume_statistics(v)) for v in (_ball(), dark))
+    assert (abs(found - raw) < 0.02).mean() > 0.999
+    np.testing.assert_array_equal(intensity.head_box(dark), intensity.head_box(_ball()))
+    assert intensity.darken_background(dark) is dark
+    assert not intensity.head_warnings(dark)
+
+
+def test_the_records_of_a_scan_have_a_dark_background():
+    record = slice_records(Volume(_scored(_ball())))[3]
+    image = intensity.normalise(record["image"], record["stats"])
+    raw = slice_records(Volume(_ball().astype(np.float32)))[3]
+    assert abs(image - intensity.normalise(raw["image"], raw["stats"])).max() < 0.02
+
+
+def test_a_background_amid_the_tissue_of_integers_and_of_a_small_head():
+    whole = (40 * _scored(_ball()) + 128).clip(0, 255).astype(np.uint8)
+    dark = intensity.darken_background(whole)
+    assert dark.dtype == np.uint8 and dark[0, 0, 0, 0] < whole[_ball() > 0].min()
+    np.testing.assert_array_equal(intensity.head_box(dark), intensity.head_box(_ball()))
+    small = np.pad(_scored(_ball()), ((0, 0), (150, 150), (150, 150), (0, 0)))  # 2 % of the voxels
+    box = intensity.head_box(intensity.darken_background(small))
+    np.testing.assert_array_equal(box, intensity.head_box(_ball()) + 150)
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_other_backgrounds_stay_as_they_are(noise, dtype):
+    volume = _ball(background_noise=noise).astype(dtype)
+    grey = np.concatenate([volume, volume, 1 + volume + 90 * (volume < 60)], axis=-1)  # outvoted
+    for sound in (volume, grey.astype(dtype), np.full_like(volume, 7), volume[:0]):
+        assert intensity.darken_background(sound) is sound
+
+
+def test_statistics_that_nothing_explains_are_said():
+    noise = np.random.default_rng(0).normal(100, 5, (4, 20, 20, 1))
+    assert "no head stands out" in intensity.head_warnings(noise)[0]
+    assert len(intensity.head_warnings(np.full((4, 20, 20, 1), 7))) == 1
+    assert not intensity.head_warnings(_ball()) and not intensity.head_warnings(_ball(3.0))
 
 
 def test_constant_and_empty_volumes():
@@ -153,5 +209,7 @@ def test_real_scans(lgg_source):
         y0, x0, y1, x1 = intensity.head_box(volume)
         assert mask[:, y0:y1, x0:x1].sum() == mask.sum()
         assert (y1 - y0) * (x1 - x0) < 0.9 * mask[0].size
+        assert intensity.darken_background(volume) is volume  # as runs were trained before
+        assert not intensity.head_warnings(volume)
         low, high, mean, std = intensity.volume_statistics(volume).T
         assert (low < mean).all() and (mean < high).all() and (low < mean - std).all()

@@ -138,3 +138,5 @@ def test_other_scans_on_another_host_are_noticed(tmp_path):
     assert same != fingerprint(patients[1:])
     changed = dataclasses.replace(patients[0], digests=("x", *patients[0].digests[1:]))
     assert same != fingerprint([changed, *patients[1:]])
+    redrawn = dataclasses.replace(patients[0], mask_digests=("x", *patients[0].mask_digests[1:]))
+    assert same != fingerprint([redrawn, *patients[1:]])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +46,11 @@ def test_input_bound_is_said_when_waiting_takes_over_a_fifth(waiting, bound):
     assert ("input-bound" in ledger.report()[1]) == bound
 
 
+FAKE_STATE = SimpleNamespace(
+    early_stop=SimpleNamespace(bad=12), plateau=SimpleNamespace(scale=np.float32(0.125))
+)
+
+
 def fake_metrics(step: int, loss: float) -> dict:
     values = {"train_loss": loss, "train_dice": 0.1 * step, "learning_rate": 0.01}
     values |= {"gradient_norm": 1.0, "nonfinite_in_row": 0.0, "nonfinite_total": 0.0, "stop": 0.0}
@@ -66,6 +72,30 @@ def test_records_are_means_over_the_window_and_nan_is_null(tmp_path, capsys):
     assert records[2]["other"] is None
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     assert "step 2/4  loss 2.0000  dice 0.150  lr 1.00e-02" in capsys.readouterr().out
+
+
+def test_compiling_is_said_once_and_is_not_in_the_estimate(tmp_path, capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    with Progress(tmp_path, 0, Train(num_steps=10, batch_size=8, log_every_steps=2)) as shown:
+        for step in (1, 2):
+            with shown.compiling("training step"):
+                clock[0] += 60 if step == 1 else 1
+            clock[0] += 1
+            shown.step(step, fake_metrics(step, 1.0))
+        with shown.away("evaluation"), shown.announcing("validation"):
+            clock[0] += 7
+        shown.flush()
+        shown.evaluation(2, {"validation_dice": 0.5, "validation_loss": 1.0}, FAKE_STATE)
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["compiling the training step ...", "compiled the training step in 60 s"]
+    assert told[2:4] == ["compiling the validation ...", "compiled the validation in 7 s"]
+    assert told[4].endswith("0:12 left")  # two steps in three seconds
+    assert told[5].endswith(
+        "loss per slice 1.0000  no better for 12 evaluations; learning rate x 0.125"
+    )
+    assert told[6] == "  time since the last evaluation: compiling 90%, evaluation 10%"
+    assert max(map(len, told)) < 120
 
 
 def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(tmp_path):

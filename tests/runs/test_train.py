@@ -185,8 +185,25 @@ def test_a_changed_data_set_in_the_same_workdir_is_refused(cache, tmp_path):
     data = json.loads((tmp_path / "data.json").read_text())
     data["digests"]["train"][0][0] = "another image"
     (tmp_path / "data.json").write_text(json.dumps(data))
-    with pytest.raises(UserError, match="has changed since"):
+    with pytest.raises(UserError, match="split has changed since"):
         run_training(config, tmp_path)
+
+
+def test_redrawn_masks_are_refused_and_a_run_that_kept_no_digests_of_them_goes_on(cache, tmp_path):
+    config = with_train(tiny_config(cache), num_steps=1)
+    prepared = prepare(config.dataset)
+    splits = split_patients(prepared.patients, config.split)
+    workdir.claim(tmp_path, config, prepared, splits)
+    path, text = tmp_path / "data.json", (tmp_path / "data.json").read_text()
+    data = json.loads(text)
+    data["mask_digests"]["train"][0][0] = "another mask"
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=f"masks of 1 patients .{splits['train'][0].id}. have chan"):
+        workdir.claim(tmp_path, config, prepared, splits)
+    del data["mask_digests"]
+    path.write_text(json.dumps(data))
+    workdir.claim(tmp_path, config, prepared, splits)
+    assert path.read_text() == text  # noticed from now on
 
 
 CONFIG_FILE = """

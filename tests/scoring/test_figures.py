@@ -70,6 +70,14 @@ def test_learning_curves_are_drawn_the_same_for_the_same_data_only(tmp_path):
     assert _num_coloured(paths[0], figures.GREEN) > 200  # the line at the best evaluation
 
 
+def test_losses_of_batches_and_of_slices_have_an_axis_each(tmp_path):
+    records = [r | {"validation_loss": 1000.0} if "validation_loss" in r else r for r in _records()]
+    (tmp_path / "a.png").write_bytes(figures.learning_curves(records))
+    upper = _pixels(tmp_path / "a.png")[:300, 120:-120]  # between the labels of the axes
+    blue = np.flatnonzero((upper == np.round(255 * np.array(to_rgb(figures.BLUE)))).all(-1).any(1))
+    assert np.ptp(blue) > 150, "the training loss is squashed"
+
+
 def test_best_evaluation_follows_the_monitored_value():
     records = _records(best_step=400)
     assert figures._best_evaluation(records, "dice") == (
@@ -186,3 +194,27 @@ def test_enlarged_part_is_a_square_around_the_tumour_within_the_image():
     mask[1, 40:45, 10:30] = True
     assert contours._box(mask, margin=3) == (37, 48, 7, 33)
     assert contours._square((37, 48, 7, 33), (50, 60)) == (24, 50, 7, 33)
+
+
+def test_the_window_is_that_of_the_head_and_leaves_the_tumour_grey():
+    image, truth = _brain()
+    wide = np.pad(image, ((0, 0), (100, 100), (100, 100)))  # air
+    for shown in (image, wide, 0.01 * wide - 3):
+        low, high = contours.window(shown)
+        tumour = shown[:, 100:-100, 100:-100][truth] if shown.shape != image.shape else shown[truth]
+        assert low < high and (tumour >= high).mean() < 0.1
+    assert contours.window(wide) == pytest.approx(contours.window(image), abs=2)
+    assert contours.window(np.zeros((2, 4, 4)))[1] > 0
+
+
+def test_every_focus_of_some_size_is_enlarged(tmp_path):
+    image, truth = _brain()
+    two, specks = truth.copy(), truth.copy()
+    two[3:5, 20:29, 60:69] = True  # 162 voxels beside 1125
+    specks[6, 60, 60] = True
+    assert [f.sum() for f in contours._foci(specks)] == [truth.sum()]
+    drawn = [tmp_path / f"{name}.png" for name in ("one", "two", "specks")]
+    for path, mask in zip(drawn, (truth, two, specks), strict=True):
+        path.write_bytes(contours.prediction_contours("p", image, mask, truth))
+    heights = [_pixels(path).shape[0] for path in drawn]
+    assert heights == [693, 693 + 319, 693]

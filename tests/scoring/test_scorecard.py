@@ -239,6 +239,9 @@ def test_printed_scorecard_leads_with_the_headline_and_fits():
         next(line for line in lines if line.startswith("DO NOT QUOTE ALONE"))
     )
     assert "Best threshold: channel 2 >= 0.5" in text
+    named = summarise(_by_hand(), 10, best_threshold=beside)
+    named["baselines"]["best_threshold"]["channel_name"] = "FLAIR"
+    assert scoretext.threshold_label(named).startswith("Best threshold: channel 2 (FLAIR) >= 0.5")
 
 
 def test_unit_of_hd95_is_named():

@@ -233,7 +233,7 @@ def test_a_wrong_size_is_an_error(text):
 
 
 def test_onnx_needs_a_python_with_the_converter(run, trained, tmp_path):
-    with pytest.raises(UserError, match="--onnx_python .*none: no such file"):
+    with pytest.raises(UserError, match="--onnx-python .*none: no such file"):
         make.export_onnx(trained, True, (64, 64), str(tmp_path / "none"), tmp_path / "m.onnx")
     with pytest.raises(UserError, match="conversion to ONNX failed .*No module named"):
         make.export_onnx(trained, True, (64, 64), sys.executable, tmp_path / "m.onnx")

@@ -69,6 +69,7 @@ def test_there_and_back_as_geometry(case):
 
 @jax.jit
 def statistics_and_box(image):
+    image = portable_volume.darken_background(image)
     head = portable_volume.head_mask(image)
     return portable_volume.statistics(image, head), portable_volume.head_box(head)
 
@@ -94,6 +95,21 @@ def test_statistics_and_head_box_as_intensity(channels):
             np.testing.assert_array_equal(box, intensity.head_box(image))
         assert (intensity.head_box(volume(rng, dtype)) == [6, 8, 30, 33]).all()
         assert (intensity.head_box(constant) == [0, 0, 40, 50]).all()
+
+
+@pytest.mark.parametrize("amid", [1, 2, 3])
+def test_a_background_amid_the_tissue_as_intensity(amid):
+    image = volume(np.random.default_rng(5), np.float32)
+    head = image[..., 1] > 30
+    scored = np.where(head[..., None], (image - 120) / 50, 0).astype(np.float32)
+    image[..., :amid] = scored[..., :amid]
+    dark = intensity.darken_background(image)
+    assert (dark is image) == (amid == 1)  # outvoted
+    found = jax.jit(portable_volume.darken_background)(image)
+    np.testing.assert_allclose(found, dark, rtol=1e-6)
+    stats, box = statistics_and_box(image)
+    np.testing.assert_allclose(stats, intensity.volume_statistics(dark), rtol=3e-6, atol=1e-6)
+    np.testing.assert_array_equal(box, intensity.head_box(dark))
 
 
 def test_order_statistics_are_exact_for_every_float():

@@ -385,6 +385,7 @@ def test_a_run_is_shown_as_it_was_scored(run):
     assert (scan.truth & prediction.mask).sum() == int(score["overlap_voxels"])
     assert row.dice == float(score["dice"])
     assert gallery.volume_unit == "ml"
+    assert gallery.channels == ("T1", "FLAIR", "T1C") and gallery.channel == 1
     assert row.volume == pytest.approx(scan.truth.sum() * 10 / 1000)  # voxels of 10 mm3
     assert dict(row.facts)["Dice"] == f"{row.dice:.3f}"
     least = np.floor(255 * gallery.threshold)

@@ -157,6 +157,8 @@ def test_window_and_channel_decide_the_grey_level(page):
     page.key("c")
     page.wait(f"{DRAWN}.includes('image-1')")
     assert page.run("document.getElementById('channel').value") == "1"
+    options = "[...document.getElementById('channel').options].map(o => o.text).join()"
+    assert page.run(options) == "T1,2 of 2"  # by name where there is one
     page.key("1")
     page.wait(f"{DRAWN}.includes('image-0')")
     page.key("r")

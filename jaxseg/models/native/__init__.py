@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from jaxseg.errors import one_line
+from jaxseg.errors import UserError, one_line
 from jaxseg.machine.start import folder_of_machine
 
 _FOLDER = Path(__file__).parent
@@ -72,7 +72,7 @@ def problem() -> str:
         return "switched off by JAXSEG_NATIVE=0"
     try:
         library = ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.SubprocessError, UserError) as error:
         return one_line(error)[:200]
     for target, symbol in _SYMBOLS.items():
         function = jax.ffi.pycapsule(getattr(library, symbol))
@@ -93,6 +93,7 @@ def _built() -> Path:
     if compiler is None:
         raise OSError("no C++ compiler (install g++)")
     folder.mkdir(parents=True, exist_ok=True)
+    print("compiling jaxseg's convolutions, once on this machine ...", flush=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / path.name
         include = f"-I{jax.ffi.include_dir()}", f"-I{_FOLDER}"

@@ -62,7 +62,7 @@ function openScan(scan) {
   view.scan = scan;
   state.channel = Math.min(state.channel, scan.channels.length - 1);
   view.windows = scan.channels.map(({low, high}) => ({low, high}));
-  $("channel").replaceChildren(...scan.channels.map((_, c) => new Option(`${c + 1} of ${scan.channels.length}`, c)));
+  $("channel").replaceChildren(...scan.channels.map((_, c) => new Option(gallery.channels[c] ?? `${c + 1} of ${scan.channels.length}`, c)));
   $("channel-row").hidden = scan.channels.length < 2;
   openPlanes(actions);
   view.position = scan.shape.map(size => size >> 1);
