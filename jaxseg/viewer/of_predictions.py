@@ -57,9 +57,8 @@ def open_predictions(
 
     def scan(number: int) -> Scan:
         volume = scans[number].read()
-        oriented = volume.affine is not None
         true = truths and _truth(truths, folder, scans[number].patient)
-        return make_scan(volume.image, true, volume.spacing_mm, oriented)
+        return make_scan(volume.image, true, volume.spacing_mm, volume.affine is not None)
 
     shown = remember(scan)
 
