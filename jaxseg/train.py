@@ -11,6 +11,10 @@ validation patients and the test patients are scored; there a signal ends the pr
 and the same command does what is left. Several processes: see launch/README.md.
 """
 
+from jaxseg.config import command_line
+
+command_line.help_first(__name__, __doc__)  # what follows takes more than a second to import
+
 import contextlib
 import dataclasses
 import sys
@@ -19,7 +23,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseg.config import Config, command_line
+from jaxseg.config import Config
 from jaxseg.config.settings import differences, to_json
 from jaxseg.datasets.index import fingerprint
 from jaxseg.datasets.prepare import prepare

@@ -185,6 +185,17 @@ def parse_config(
     return options, from_dict(values), Path(options.config).stem
 
 
+def help_first(module: str, help_text: str):
+    """Print the help of a program with a config and exit, where it is run for that.
+
+    Args:
+        module: its `__name__`.
+        help_text: its docstring.
+    """
+    if module == "__main__" and any(a in _HELP for a in sys.argv[1:]):
+        parse_config(sys.argv[1:], help_text)
+
+
 def _take_overrides(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Return the settings given as `--config.a.b=V` or `--config.a.b V`, and what is left."""
     types, found, others = setting_types(Config), {}, []
