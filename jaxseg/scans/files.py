@@ -1,5 +1,6 @@
 """The files of a source, a folder or a zip, behind one read function."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -93,8 +94,9 @@ def list_files(source: str | Path, roots: Iterable[str] = ()) -> Files:
 
 def list_beside(file: Path) -> Files:
     """List the files in the folder of a file, without those in folders inside."""
-    folder = file.parent
-    names = sorted(p.name for p in folder.iterdir() if p.is_file())
+    folder, names = file.parent, [file.name]
+    with contextlib.suppress(PermissionError):  # a folder may be closed and its file readable
+        names = sorted(p.name for p in folder.iterdir() if p.is_file())
     stamps = {n: _stamp(folder / n) for n in names if n == file.name or _is_seen(folder, n)}
     return Files(
         folder, stamps, lambda name: read_file(folder / name), lambda n: open_file(folder / n)

@@ -25,7 +25,7 @@ def masks(seed):
     """Return a truth and a prediction that differ."""
     rng = np.random.default_rng(seed)
     truth = np.zeros(SHAPE, bool)
-    truth[1:3, 3:8, 4:9] = True
+    truth[2:, 3:8, 4:9] = True  # no symmetry
     return truth, truth ^ (rng.random(SHAPE) > 0.9)
 
 
