@@ -1,6 +1,7 @@
-"""What is compiled is kept, in memory and on disk: a plugin of pytest, which conftest.py loads.
+"""What takes long to make is made once: a plugin of pytest, which conftest.py loads.
 
-Of a tiny run, most time goes into tracing and compiling what an earlier test has compiled.
+Of a tiny run, most time goes into tracing and compiling what an earlier test has compiled, and
+of its data set, into painting phantoms that an earlier test has painted.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import jax
 import pytest
 from jax._src import lru_cache
 
-from jaxseg import state, train, validation
+from jaxseg import datasets, state, train, validation
 from jaxseg.config import Config, Dataset, Split, Train
 
 
@@ -52,6 +53,23 @@ def shared_steps():
             (validation, "jit_predict"),
         ):
             patch.setattr(module, name, shared(getattr(module, name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_phantoms():
+    """Have data sets of phantoms find those of earlier ones; test_phantom.py paints its own."""
+    paint = datasets._phantom
+
+    @functools.lru_cache(maxsize=64)  # of 2 MB each
+    def painted(seed, index):
+        volume = paint(seed, index)
+        for array in (volume.image, volume.mask):
+            array.flags.writeable = False
+        return volume
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "_phantom", painted)
         yield
 
 
