@@ -14,7 +14,6 @@ import jax
 import pytest
 from jax._src import lru_cache
 
-from jaxseg import datasets, state, train, validation
 from jaxseg.config import Config, Dataset, Split, Train
 
 
@@ -44,6 +43,8 @@ def shared(make: Callable) -> Callable:
 @pytest.fixture(scope="session", autouse=True)
 def shared_steps():
     """Have `train.train` find the steps of earlier runs."""
+    from jaxseg import state, train, validation  # not before pytest has set its hooks
+
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (state, "_initialiser"),
@@ -59,6 +60,8 @@ def shared_steps():
 @pytest.fixture(scope="session", autouse=True)
 def shared_phantoms():
     """Have data sets of phantoms find those of earlier ones; test_phantom.py paints its own."""
+    from jaxseg import datasets
+
     paint = datasets._phantom
 
     @functools.lru_cache(maxsize=64)  # of 2 MB each
