@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 flags.FLAGS.mark_as_parsed()  # grain's loader processes ask for parsed flags
 
-pytest_plugins = ["guard", "compiled"]
+pytest_plugins = ["guard", "made_once"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -40,6 +40,14 @@ def exits():
 
 def test_in_a_fixture(exits): pass
 
+@pytest.fixture
+def waits():
+    yield
+    threading.Event().wait()
+
+@pytest.mark.time_limit(0.3)
+def test_waits_in_a_fixture(waits): pass
+
 @pytest.mark.time_limit(0.3)
 def test_waits_for_ever(): threading.Event().wait()
 
@@ -106,13 +114,15 @@ def test_what_would_end_the_test_process_fails_the_test(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
     told = re.findall(r"^(FAILED|ERROR|PASSED) test_bad.py::(\w+)(?: - (.*))?", done.stdout, re.M)
     passed = [name for result, name, _ in told if result == "PASSED"]
-    assert passed == ["test_in_a_fixture", "test_good"], done.stdout
+    assert passed == ["test_in_a_fixture", "test_waits_in_a_fixture", "test_good"], done.stdout
     bad = {name: text for result, name, text in told if result != "PASSED"}
     every = set(re.findall(r"^def (test_\w+)", TESTS.partition("@pytest.mark.last")[0], re.M))
     assert bad.keys() == every - {"test_good"}
+    hang = {"test_waits_for_ever": "call", "test_swallows_the_alarm": "call"}
+    hang |= {"test_waits_in_a_fixture": "tear-down"}
     for name, text in bad.items():
-        hangs = name in ("test_waits_for_ever", "test_swallows_the_alarm")
-        said = "hangs: call has taken 0.3 s" if hangs else "would have ended the test process"
+        phase = hang.get(name)
+        said = f"hangs: {phase} has taken 0.3 s" if phase else "would have ended the test process"
         assert said in text or name == "test_in_a_thread", (name, text)
 
 

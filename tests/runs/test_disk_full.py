@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +60,8 @@ def limited_files(folder: Path) -> Iterator[Disk]:
     """This process's files must not grow beyond 4 kB while the disk is 'full'; for any user."""
     folder.mkdir()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python has it so; else a write beyond the limit would end the test process.
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN
 
     def make_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -1,6 +1,7 @@
-"""What is compiled is kept, in memory and on disk: a plugin of pytest, which conftest.py loads.
+"""What takes long to make is made once: a plugin of pytest, which conftest.py loads.
 
-Of a tiny run, most time goes into tracing and compiling what an earlier test has compiled.
+Of a tiny run, most time goes into tracing and compiling what an earlier test has compiled, and
+of its data set, into painting phantoms that an earlier test has painted.
 """
 
 import dataclasses
@@ -14,8 +15,6 @@ import pytest
 from jax._src import lru_cache
 
 from jaxseg.config import Config, Dataset, Split, Train
-from jaxseg.runs import loop, validation
-from jaxseg.training import state
 
 
 def what_is_compiled(config: Config) -> Config:
@@ -44,6 +43,9 @@ def shared(make: Callable) -> Callable:
 @pytest.fixture(scope="session", autouse=True)
 def shared_steps():
     """Have `loop.train` find the steps of earlier runs."""
+    from jaxseg.runs import loop, validation  # not before pytest has set its hooks
+    from jaxseg.training import state
+
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (state, "_initialiser"),
@@ -53,6 +55,25 @@ def shared_steps():
             (validation, "jit_predict"),
         ):
             patch.setattr(module, name, shared(getattr(module, name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_phantoms():
+    """Have data sets of phantoms find those of earlier ones; test_phantom.py paints its own."""
+    from jaxseg.datasets import phantom
+
+    make = phantom.make_volume
+
+    @functools.lru_cache(maxsize=64)  # of 2 MB each
+    def made(seed, index, regions):
+        volume = make(seed, index, regions)
+        for array in (volume.image, volume.mask):
+            array.flags.writeable = False
+        return volume
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "make_volume", made)
         yield
 
 
