@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -93,7 +94,8 @@ def _built() -> Path:
     if compiler is None:
         raise OSError("no C++ compiler (install g++)")
     folder.mkdir(parents=True, exist_ok=True)
-    print("compiling jaxseg's convolutions, once on this machine ...", flush=True)
+    told = "compiling jaxseg's convolutions, once on this machine ..."
+    print(told, file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / path.name
         include = f"-I{jax.ffi.include_dir()}", f"-I{_FOLDER}"
