@@ -13,6 +13,7 @@ from tqdm import tqdm
 from jaxseg.config import Config
 from jaxseg.errors import UserError, cause
 from jaxseg.imaging.geometry import record_matrix
+from jaxseg.imaging.intensity import head_warnings
 from jaxseg.imaging.volumes import in_its_volume, slice_records
 from jaxseg.layouts.channels import find_by_channel, parse_patterns
 from jaxseg.layouts.find import Scan, find_scans
@@ -107,7 +108,8 @@ def predict_scan(
     Raises:
         UserError: the scan cannot be read, or nothing can be written.
     """
-    warnings = tile_warnings(models, volume) if how["tile"] else []
+    warnings = head_warnings(darken_background(volume.image))
+    warnings += tile_warnings(models, volume) if how["tile"] else []
     for warning in (*volume.warnings, *warnings):
         tqdm.write(f"warning: {scan.patient}: {warning}", file=sys.stderr)
     probability = predict_probability(models, volume, how["tile"])
@@ -162,8 +164,7 @@ def overlay(
     channel = config.dataset.shown_channel(volume.image.shape[-1])
     aspect = volume.spacing_mm[1] / volume.spacing_mm[2] if volume.spacing_mm else 1.0
     title = f"{row.patient}\n{size}{side}"
-    focus = predictions.largest_component(mask)
-    return contours.prediction_contours(title, volume.image[..., channel], mask, focus, aspect)
+    return contours.prediction_contours(title, volume.image[..., channel], mask, aspect)
 
 
 def predict_scans(

@@ -46,7 +46,6 @@ def prediction_contours(
     title: str,
     image: np.ndarray,
     prediction: np.ndarray,
-    focus: np.ndarray,
     aspect: float = 1.0,
 ) -> bytes:
     """Draw the contours of a prediction on the slices it affects most, whole and enlarged.
@@ -55,8 +54,6 @@ def prediction_contours(
         title: above the figure, drawn as it stands.
         image: [D, H, W] one channel, any numeric type and range; NaN-free.
         prediction: [D, H, W] bool; empty: slices from all over the volume are shown.
-        focus: [D, H, W] bool, a part of the prediction; every focus of some size is enlarged,
-            be it named here or not.
         aspect: height of a pixel, relative to its width.
     """
     return contours(plain(title), image, {"prediction": prediction}, aspect)

@@ -215,6 +215,6 @@ def test_every_focus_of_some_size_is_enlarged(tmp_path):
     assert [f.sum() for f in contours._foci(specks)] == [truth.sum()]
     drawn = [tmp_path / f"{name}.png" for name in ("one", "two", "specks")]
     for path, mask in zip(drawn, (truth, two, specks), strict=True):
-        path.write_bytes(contours.prediction_contours("p", image, mask, truth))
+        path.write_bytes(contours.prediction_contours("p", image, mask))
     heights = [_pixels(path).shape[0] for path in drawn]
     assert heights == [693, 693 + 319, 693]
