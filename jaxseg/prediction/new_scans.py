@@ -13,7 +13,7 @@ from tqdm import tqdm
 from jaxseg.config import Config
 from jaxseg.errors import UserError, cause
 from jaxseg.imaging.geometry import record_matrix
-from jaxseg.imaging.intensity import head_warnings
+from jaxseg.imaging.intensity import darken_background, head_warnings
 from jaxseg.imaging.volumes import in_its_volume, slice_records
 from jaxseg.layouts.channels import find_by_channel, parse_patterns
 from jaxseg.layouts.find import Scan, find_scans
