@@ -204,9 +204,8 @@ def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str])
 
     for patient, names in find_images(list(files.stamps), dataset).items():
         left_out += _perhaps_several(patient or ".", names, dataset)
-        where = names[0] if len(names) == 1 else PurePosixPath(names[0]).parent
         read = functools.partial(read_slices, files.read, names, dataset.spacing_mm)
-        add(patient, Path(where), read, names)
+        add(patient, Path(names[0]).parent, read, names)
     masks, kinds, series = [n for n in files.stamps if says.is_mask(n)], {}, {}
     for name in files.stamps:
         if is_nifti(name) and not says.is_mask(name):

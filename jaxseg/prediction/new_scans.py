@@ -23,6 +23,7 @@ from jaxseg.prediction.inference import Predictor
 from jaxseg.prediction.operating import segment_regions
 from jaxseg.prediction.trained import load, predictor
 from jaxseg.runs import workdir
+from jaxseg.scans.nifti import is_nifti
 from jaxseg.scans.regions import to_labels
 from jaxseg.scans.volume import Volume
 from jaxseg.scoring import contours
@@ -46,7 +47,9 @@ def tile_warnings(models: Sequence[Predictor], volume: Volume) -> list[str]:
 
 
 def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volume:
-    """Read a scan; a slice by itself is normalised as within its patient, or refused.
+    """Read a scan; a slice named by itself is normalised as within its patient, or refused.
+
+    A folder or volume of one slice is all there is of a patient: a warning tells.
 
     Args:
         scan: to be read.
@@ -55,13 +58,14 @@ def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volum
         known: of the last patient around a slice, kept from one to the next.
 
     Raises:
-        UserError: it cannot be read, or it is a single slice.
+        UserError: it cannot be read, or it is a slice with none beside it.
     """
     volume = scan.read()
     if len(volume.image) > 1 or not any(workdir.knows_volumes(run) for run in ensemble.runs):
         return volume
     text = "a single slice is normalised by itself, which training did not show the network"
-    if alone:
+    is_all = not scan.path.is_file() or is_nifti(scan.path.name)
+    if alone or is_all:
         return volume._replace(warnings=(*volume.warnings, f"{text}: the mask may be far off"))
     if scan.around is None:
         raise UserError(f"{text}: give the folder of the patient, or --single-slice to go on")

@@ -69,11 +69,11 @@ def test_an_unknown_home_is_one_line():
     assert_refused(done, "error: ~ is not known here: set HOME or give whole paths")
 
 
-def test_ctrl_c_while_the_program_is_imported_prints_nothing():
+def test_ctrl_c_while_the_program_is_imported_prints_nothing(tmp_path):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # or it may be ignored
     started = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "jaxseg.train", "--help"],
-        cwd=ROOT,
+        [sys.executable, "-X", "importtime", "-m", "jaxseg.train", "--config", "unet"],
+        cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

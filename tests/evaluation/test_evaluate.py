@@ -202,7 +202,7 @@ def here(monkeypatch, capsys):
             code = ended.code
         return subprocess.CompletedProcess(command, code, *capsys.readouterr())
 
-    monkeypatch.setattr(evaluate, "start_computing", lambda: None)
+    monkeypatch.setattr(evaluate, "start_computing", lambda **_: None)
     return run
 
 

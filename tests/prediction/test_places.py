@@ -239,18 +239,21 @@ def test_one_slice_has_the_mask_that_it_has_in_its_volume(program, tmp_path):
 
 def test_a_slice_without_others_is_refused_unless_asked_for(program, run, tmp_path, monkeypatch):
     write_image(tmp_path / "one/s.png", rng.integers(1, 255, (20, 20, 1), np.uint8))
-    for path in (tmp_path / "one/s.png", tmp_path / "one"):
-        code, _, err = program(path)
-        assert code == 1 and not (tmp_path / "out" / path.stem).exists()
-        assert "by itself, which training did not show the network: give the folder of" in err
-        assert "or --single-slice to go on" in err
-    assert program("--single-slice", tmp_path / "one")[0] == 0
+    code, _, err = program(tmp_path / "one/s.png")
+    assert code == 1 and not (tmp_path / "out/s").exists()
+    assert "by itself, which training did not show the network: give the folder of" in err
+    assert "or --single-slice to go on" in err
+    assert program("--single-slice", tmp_path / "one/s.png")[0] == 0
+    code, _, err = program(tmp_path / "one", output="folder")  # all there is of a patient
+    assert code == 0, err
+    assert "warning: one: a single slice is normalised by itself, which training did not" in err
     write_image(tmp_path / "one/t.png", rng.integers(1, 255, (9, 9, 1), np.uint8))
     code, _, err = program(tmp_path / "one/s.png", output="two")
     assert code == 1 and "what lies beside it is no volume with it (t.png: 9x9 pixels" in err
     monkeypatch.setattr(workdir, "knows_volumes", lambda run: False)  # trained on single slices
     (tmp_path / "one/t.png").unlink()
-    assert program(tmp_path / "one", output="three")[0] == 0
+    code, _, err = program(tmp_path / "one/s.png", output="three")
+    assert code == 0 and "by itself" not in err
 
 
 def test_a_run_knows_whether_its_patients_were_volumes(run, tmp_path):
