@@ -94,6 +94,14 @@ def config(cache) -> Config:
     return with_train(tiny_config(cache), num_steps=12, eval_every_steps=2)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory) -> Path:
+    """A run whose disk was never full."""
+    run = tmp_path_factory.mktemp("undisturbed")
+    run_training(config, run)
+    return run
+
+
 def wait_for(path: Path):
     deadline = time.monotonic() + 60
     while not path.exists():
@@ -113,8 +121,7 @@ def before_step(monkeypatch, actions: dict[int, Callable[[], None]]):
     monkeypatch.setattr(loop, "training_batches", batches)
 
 
-def test_the_run_reports_it_goes_on_and_saves_again(config, disk, tmp_path, monkeypatch, capsys):
-    run_training(config, tmp_path / "undisturbed")
+def test_the_run_reports_it_goes_on_and_saves_again(config, disk, undisturbed, monkeypatch, capsys):
     run, best = disk.folder / "run", []
 
     def fill():
@@ -139,15 +146,15 @@ def test_the_run_reports_it_goes_on_and_saves_again(config, disk, tmp_path, monk
     assert "Traceback" not in told
     assert best[0] in (2, 4)
     assert not (run / "checkpoints" / "6").exists()
-    assert_same_state(latest(config, tmp_path / "undisturbed"), latest(config, run))
-    records = [lasting(workdir.read_metrics(r)) for r in (tmp_path / "undisturbed", run)]
+    assert_same_state(latest(config, undisturbed), latest(config, run))
+    records = [lasting(workdir.read_metrics(r)) for r in (undisturbed, run)]
     assert records[0] == records[1]
     assert (run / "metrics.jsonl").read_text().count("\n") == len(records[0])
     assert not list((run / "checkpoints").glob("*tmp*"))
 
 
 def test_a_failed_last_save_is_an_error_and_the_same_command_goes_on(
-    config, disk, tmp_path, monkeypatch
+    config, disk, undisturbed, monkeypatch
 ):
     run = disk.folder / "run"
     with monkeypatch.context() as patch:
@@ -159,9 +166,8 @@ def test_a_failed_last_save_is_an_error_and_the_same_command_goes_on(
     assert sorted(p.name for p in (run / "checkpoints").glob("[0-9]")) == ["2", "4"]
     assert int(latest(config, run).step) == 4
     assert run_training(config, run) == ""
-    run_training(config, tmp_path / "undisturbed")
-    assert_same_state(latest(config, tmp_path / "undisturbed"), latest(config, run))
-    records = [lasting(workdir.read_metrics(r)) for r in (tmp_path / "undisturbed", run)]
+    assert_same_state(latest(config, undisturbed), latest(config, run))
+    records = [lasting(workdir.read_metrics(r)) for r in (undisturbed, run)]
     assert records[0] == records[1]
 
 
