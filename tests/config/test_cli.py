@@ -71,18 +71,18 @@ def test_an_unknown_home_is_one_line():
 
 def test_ctrl_c_while_the_program_is_imported_prints_nothing(tmp_path):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # or it may be ignored
-    started = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "jaxseg.train", "--config", "unet"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    signal.signal(signal.SIGINT, before)
-    while "numpy" not in (line := started.stderr.readline()):
-        assert line
-    started.send_signal(signal.SIGINT)
-    rest = started.communicate()[1]
+    ) as started:
+        signal.signal(signal.SIGINT, before)
+        while "numpy" not in (line := started.stderr.readline()):
+            assert line
+        started.send_signal(signal.SIGINT)
+        rest = started.communicate()[1]
     assert started.returncode == -signal.SIGINT and "Traceback" not in rest
 
 

@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 FULL = """
 import resource, sys
 from pathlib import Path
-from jaxseg import locks
+from jaxseg.machine import locks
 from jaxseg.errors import UserError
 _, highest = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, highest))  # as a full disk
