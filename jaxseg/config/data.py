@@ -14,6 +14,7 @@ class Dataset:
     cache_dir: str | None = None  # prepared copies; None: jaxseg/ in the user's cache folder
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); (): unknown, pixels
     flair_channel: int = 1  # shown in the figures, from 0; the last where there are fewer
+    channel_names: tuple[str, ...] = ()  # image_folder: as in ('t1', 'flair'); (): numbered
     patient_regex: str | None = None  # image_folder: its first group in the stem is the patient
     every_image_is_a_patient: bool = False  # image_folder: state it when it is so
     phantom_patients: int = 48  # brain_phantom: number of patients
@@ -25,6 +26,11 @@ class Dataset:
         known = len(self.spacing_mm) == 3 and min(self.spacing_mm) > 0
         rule = "give three positive numbers (slice distance, row, column) or ()"
         check("spacing_mm", self.spacing_mm == () or known, rule)
+        named = self.channel_names
+        own = self.name == "image_folder" or not named
+        check("channel_names", own, f"the channels of {self.name} have names already")
+        rule = "give each channel a name of its own"
+        check("channel_names", all(named) and len({n.lower() for n in named}) == len(named), rule)
         check.at_least(0, "flair_channel", "phantom_seed")
         check.at_least(3, "phantom_patients")
 

@@ -42,7 +42,7 @@ def prepare(config: Dataset, split: Split | None = None) -> Prepared:
 
     Raises:
         UserError: the source is missing or of another layout; all problems of its files; the
-            split's problems; the cache cannot be written.
+            split's problems; names of other channels; the cache cannot be written.
     """
     files = list_source(config)
     path = _path(config, files)
@@ -51,6 +51,7 @@ def prepare(config: Dataset, split: Split | None = None) -> Prepared:
         if prepared is None:
             _prepare(config, files, path, split)
             prepared = Prepared(path, **read_index(path / INDEX))
+    kind_of(config).channel_names(prepared.num_channels)  # as many as there are, or refused
     # What the files do not state, the settings may.
     known = (
         dataclasses.replace(p, spacing_mm=p.spacing_mm or config.spacing_mm)

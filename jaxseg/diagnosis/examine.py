@@ -96,7 +96,8 @@ def judge(
         "best_threshold": best_threshold(parts["train"], parts["test"]),
     }
     if kind_of(dataset).channels:  # as words and pages name them
-        report["channels"] = [name.upper() for name in kind_of(dataset).channels]
+        names = kind_of(dataset).channel_names(len(summary["intensities"]))
+        report["channels"] = [name.upper() for name in names]
         if best := report["best_threshold"]:
             best["channel_name"] = report["channels"][best["channel"]]
     found = found + findings.of_lines("error", problems)

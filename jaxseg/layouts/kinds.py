@@ -38,7 +38,16 @@ class DataSet:
         return tuple(region.name for region in self.regions)
 
     def channel_names(self, num_channels: int) -> tuple[str, ...]:
-        """Return the names of the channels in order; those of a user's own slices are numbered."""
+        """Return the names of the channels in order, numbers from 1 where there are none.
+
+        Raises:
+            UserError: the user named another number of channels.
+        """
+        if self.channels and len(self.channels) != num_channels:
+            raise UserError(
+                f"config.dataset.channel_names={self.channels}: {len(self.channels)} names, but "
+                f"the images have {num_channels} channel{'s' if num_channels > 1 else ''}"
+            )
         return self.channels or tuple(f"channel_{i + 1}" for i in range(num_channels))
 
 
@@ -80,8 +89,9 @@ KINDS = {kind.name: kind for kind in (PHANTOM, PHANTOM_REGIONS, LGG, IMAGE_FOLDE
 
 
 def kind_of(config: Dataset) -> DataSet:
-    """Return the data set that the settings name."""
-    return KINDS[config.name]
+    """Return the data set that the settings name, with the names that the user gave."""
+    kind = KINDS[config.name]
+    return dataclasses.replace(kind, channels=config.channel_names or kind.channels)
 
 
 def find_images(names: list[str], config: Dataset) -> dict[str, tuple[str, ...]]:

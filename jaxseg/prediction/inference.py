@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
@@ -103,12 +104,22 @@ def predict_volume(model: Predictor, volume: Volume) -> np.ndarray:
         [D, H, W, K] float32 in 0..1, calibrated, on the native grid.
     """
     size, crop = model.config.input.image_size, model.config.input.crop_to_head
-    records, predicted = slice_records(volume), []
-    for start in range(0, len(records), model.batch_size):
-        part = records[start : start + model.batch_size]
-        images = [prepare_slice(r, size, crop)["image"] for r in part]
-        predicted.append(predict_part(model, images))  # returns at once
-    return _native(volume, np.concatenate(jax.device_get(predicted)), model.config)
+    records = slice_records(volume)
+    parts = (
+        predict_part(model, [prepare_slice(r, size, crop)["image"] for r in part])
+        for part in in_batches(records, model.batch_size)
+    )
+    predicted = [jax.device_get(part) for part in _one_ahead(parts)]
+    return _native(volume, np.concatenate(predicted), model.config)
+
+
+def in_batches(items: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:
+    """Yield the items in parts; after two seconds a terminal shows how far it is."""
+    with tqdm(total=len(items), desc="this scan", leave=False, disable=None, delay=2) as progress:
+        for start in range(0, len(items), batch_size):
+            part = items[start : start + batch_size]
+            yield part
+            progress.update(len(part))
 
 
 def predict_patients(

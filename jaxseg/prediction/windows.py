@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxseg.imaging.geometry import warp_record
 from jaxseg.imaging.volumes import slice_records
-from jaxseg.prediction.inference import Predictor, predict_part
+from jaxseg.prediction.inference import Predictor, in_batches, predict_part
 from jaxseg.scans.volume import Volume
 
 _SIGMA = 1 / 8  # of the tile's side
@@ -39,9 +39,7 @@ def predict_tiles(model: Predictor, volume: Volume) -> np.ndarray:
     for place in places:
         here, there = _overlap(place, size, native)
         weights[here] += weight[there]
-    batch_size = model.batch_size
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start : start + batch_size]
+    for part in in_batches(jobs, model.batch_size):
         images = [_cut(records[i], place, size) for i, place in part]
         predicted = jax.device_get(predict_part(model, images))
         for (i, place), tile in zip(part, predicted, strict=False):

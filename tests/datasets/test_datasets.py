@@ -19,6 +19,7 @@ from jaxseg.datasets.prepare import _path, prepare
 from jaxseg.errors import UserError
 from jaxseg.imaging.intensity import head_box, volume_statistics
 from jaxseg.layouts import lgg
+from jaxseg.layouts.kinds import kind_of
 from jaxseg.scans.files import list_files
 
 
@@ -335,3 +336,19 @@ def test_a_copy_with_parts_gone_is_prepared_anew(tmp_path, gone):
     assert again.path == prepared.path
     assert len(again.source()) == 9
     np.testing.assert_array_equal(again.source()[8]["image"], make_slice(202)[0])
+
+
+def test_channels_have_the_names_that_their_user_gave(tmp_path):
+    image, mask = make_slice(0, channels=3)
+    write_image(tmp_path / "source/a/1.png", image)
+    write_image(tmp_path / "source/a/1_mask.png", mask)
+    assert kind_of(config(tmp_path)).channel_names(3) == ("channel_1", "channel_2", "channel_3")
+    named = config(tmp_path, channel_names=("t1", "flair", "t1c"))
+    assert kind_of(named).channel_names(prepare(named).num_channels) == ("t1", "flair", "t1c")
+    assert prepare(named).path == prepare(config(tmp_path)).path  # nothing is prepared anew
+    with pytest.raises(UserError, match=r"2 names, but the images have 3 channels$"):
+        prepare(config(tmp_path, channel_names=("t1", "flair")))
+    with pytest.raises(UserError, match="a name of its own"):
+        config(tmp_path, channel_names=("t1", "T1", "t1c"))
+    with pytest.raises(UserError, match="the channels of lgg_mri have names already"):
+        config(tmp_path, name="lgg_mri", channel_names=("t1", "flair", "t1c"))

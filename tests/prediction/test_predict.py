@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import errno
+import functools
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 from fake_config import tiny_config
 from fake_data import write_image
 from fake_volumes import oblique_affine, write_nifti
+from tqdm import tqdm
 
 from jaxseg import predict
 from jaxseg.config import Dataset, Input, Split
@@ -251,3 +254,14 @@ def test_the_program_exits_with_2_and_a_line(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == f"error: --workdir {tmp_path}: no run here (no config.json)\n"
+
+
+def test_a_terminal_shows_how_far_a_large_scan_is(monkeypatch):
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    bar = functools.partial(tqdm, file=shown, mininterval=0, ascii=True)
+    monkeypatch.setattr(inference, "tqdm", lambda **how: bar(**how | {"delay": 0}))
+    assert list(inference.in_batches(range(5), 2)) == [range(2), range(2, 4), range(4, 5)]
+    for done in ("0/5", "2/5", "4/5"):  # at the end it is wiped away
+        assert done in shown.getvalue()
+    assert list(inference.in_batches([], 2)) == []
