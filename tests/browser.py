@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 SECONDS = 60  # until a test gives up waiting: a busy machine is slow
+SCREEN = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
@@ -28,8 +29,7 @@ class Page:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        size = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Emulation.setDeviceMetricsOverride", **SCREEN)
 
     def call(self, method: str, **params) -> dict[str, Any]:
         """Send a command and return its result."""

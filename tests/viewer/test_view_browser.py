@@ -17,6 +17,7 @@ from jaxseg.viewer import serve
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
 
 DRAWN = "(document.querySelector('.plane canvas')?.dataset.drawn ?? '')"
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 # A function of the n-th plane of patient 1: its canvas and where the picture lies on it.
 PLANE = """(async () => {
   const {placement} = await import("./draw.js"), {planeShape} = await import("./planes.js");
@@ -327,3 +328,20 @@ def test_niivue_renders_under_the_wider_policy(tmp_path):
         inside = (own, "blob:", "data:")
         assert [url for url in page.requests if not url.startswith(inside)] == []
         assert page.errors == []
+
+
+def test_a_phone_shows_the_picture_first_and_nothing_beside_the_page(page, picture):
+    page.call("Emulation.setDeviceMetricsOverride", **PHONE)
+    try:
+        page.open(page.run("location.href"))
+        page.wait(f"{DRAWN}.endsWith('prediction')")
+        assert page.run("document.documentElement.scrollWidth") == PHONE["width"]
+        assert page.run("scrollY") == 0  # the chosen row of the list moves the list alone
+        canvas, row = (
+            page.run(f"document.querySelector('{s}').getBoundingClientRect().toJSON()")
+            for s in (".plane canvas", "#rows tr")
+        )
+        assert canvas["width"] > 350 and canvas["bottom"] < PHONE["height"] < row["top"]
+        assert picture("phone").shape == (844, 390, 3)
+    finally:
+        page.call("Emulation.setDeviceMetricsOverride", **browser.SCREEN)

@@ -45,8 +45,16 @@ export function markChosen(body, patient) {
   for (const row of body.children) {
     const chosen = Number(row.dataset.patient) === patient;
     row.setAttribute("aria-selected", chosen);
-    if (chosen) row.scrollIntoView({block: "nearest"});
+    if (chosen) showInList(row);
   }
+}
+
+// Scrolls the list alone: on a phone the page is taller than its window, and must stay where it is.
+function showInList(row) {
+  const list = row.closest("#list").getBoundingClientRect(), place = row.getBoundingClientRect();
+  const head = row.closest("table").tHead.offsetHeight;
+  const above = place.top - list.top - head, below = place.bottom - list.bottom;
+  row.closest("#list").scrollTop += above < 0 ? above : Math.max(below, 0);
 }
 
 function volumeText(volume, unit) {
