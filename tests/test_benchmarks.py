@@ -264,7 +264,7 @@ esac
 
 def test_the_names_of_installed_packages_are_compared_as_pip_does():
     found = environments._run(
-        [sys.executable, "-c", environments._MISSING, "numpy", "ml-collections", "no-such-thing"]
+        [sys.executable, "-c", environments._MISSING, "numpy", "ml-dtypes", "no-such-thing"]
     )
     assert found.split() == ["no-such-thing"]
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import jaxseg
-
-ROOT = Path(jaxseg.__file__).parent
+ROOT = Path(__file__).parents[1] / "jaxseg"  # not the installed copy, which holds the recipes too
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # What each wing may import, besides itself and errors: jaxseg/__init__.py and jaxseg/errors.py are

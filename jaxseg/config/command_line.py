@@ -243,4 +243,4 @@ def settings_help(kind: type = Config, path: str = "config") -> str:
 
 def _aliases_help() -> str:
     lines = (f"  --config.{a:<15}  same as --config.{name}" for a, name in _ALIASES.items())
-    return "\n".join(["Other names:", *lines])
+    return "\n".join(["Older names:", *lines])

@@ -123,7 +123,7 @@ def _suggest_folds(patients: tuple[Patient, ...], num_folds: int) -> list[str]:
     for number in range(num_folds, _LEAST_FOLDS - 1, -1):
         salt = salt_of_folds(patients, number)
         if salt is not None:
-            fewer = f"--config.dataset.folds={number} " if number < num_folds else ""
+            fewer = f"--config.split.num_folds={number} " if number < num_folds else ""
             return [f"by example {fewer}--config.split.salt={salt} fills all {number} folds alike"]
     return []
 

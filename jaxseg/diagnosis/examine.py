@@ -179,8 +179,8 @@ def _folds(first: Split | None) -> str | None:
     if first is None:
         return None
     return (
-        f"tests on every patient: --config.dataset.folds={first.num_folds} "
-        f"--config.split.salt={first.salt} and --config.dataset.fold=0 to {first.num_folds - 1}"
+        f"tests on every patient: --config.split.num_folds={first.num_folds} "
+        f"--config.split.salt={first.salt} and --config.split.fold=0 to {first.num_folds - 1}"
     )
 
 

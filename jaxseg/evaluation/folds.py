@@ -99,7 +99,7 @@ def _read(run: Path) -> Fold:
     if not config.split.num_folds:
         raise UserError(
             f"{run}: not trained on one of several folds; train each with "
-            "--config.dataset.folds=5 --config.dataset.fold=0, 1, ..."
+            "--config.split.num_folds=5 --config.split.fold=0, 1, ..."
         )
     data = read_json(run / "data.json")
     scans = {}
