@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +75,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/gpu_check.sh", description=__doc__)
     add = parser.add_argument
     add("--output", type=Path, default=Path("gpu_check"), help="folder of the results")
-    add("--work", type=Path, default=Path("/tmp/jaxseg_gpu_check"), help="folder of the rest")
+    work = Path(tempfile.gettempdir()) / "jaxseg_gpu_check"
+    add("--work", type=Path, default=work, help="folder of the rest")
     add("--scans", type=Path, help="the LGG scans: folder, or the file benchmarks.gpu_scans packed")
     add("--minutes", type=float, default=9.5, help="all parts together")
     add("--parts", default="", help="these alone, by comma, in this order, also if done before")

@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 if [ -n "${WHEELS:-}" ]; then
-  site=${SITE:-/tmp/jaxseg_gpu_site}
+  site=${SITE:-${TMPDIR:-/tmp}/jaxseg_gpu_site}
   "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
     --target "$site" "$WHEELS"/*.whl
   export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}

@@ -11,23 +11,33 @@ def slice_records(volume: Any) -> list[dict[str, np.ndarray]]:
     """Return the records of a volume, as `geometry.prepare_slice` takes them.
 
     Args:
-        volume: a `scans.volume.Volume`; its statistics and the box of its head are computed
-            where it has none, its mask is empty where there is no truth.
+        volume: a `scans.volume.Volume`; what it lacks is computed, see `with_statistics`, its mask
+            is empty where there is no truth.
 
     Returns:
         For each slice `image` [H, W, C], its background dark (`intensity.darken_background`),
         `mask` [H, W, K], `stats` [C, 4], `head_box` [4].
     """
-    image = darken_background(volume.image) if volume.stats is None else volume.image
+    volume = with_statistics(volume)
     mask = volume.mask
+    if mask is None:
+        mask = np.zeros((*volume.image.shape[:3], 1), np.uint8)
+    shared = {"stats": volume.stats, "head_box": volume.head_box}
+    return [
+        {"image": np.ascontiguousarray(x), "mask": m} | shared
+        for x, m in zip(volume.image, mask, strict=True)
+    ]
+
+
+def with_statistics(volume: Any) -> Any:
+    """Return the volume with dark background, statistics and the box of its head.
+
+    They are computed where it has none: call it once where records are made several times.
+    """
+    image = darken_background(volume.image) if volume.stats is None else volume.image
     stats = volume_statistics(image) if volume.stats is None else volume.stats
     box = head_box(image) if volume.head_box is None else volume.head_box
-    if mask is None:
-        mask = np.zeros((*image.shape[:3], 1), np.uint8)
-    return [
-        {"image": np.ascontiguousarray(x), "mask": m, "stats": stats, "head_box": box}
-        for x, m in zip(image, mask, strict=True)
-    ]
+    return volume._replace(image=image, stats=stats, head_box=box)
 
 
 def in_its_volume(part: Any, whole: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.errors import UserError
+from jaxseg.imaging.volumes import with_statistics
 from jaxseg.layouts.kinds import DataSet, kind_of
 from jaxseg.prediction import operating
 from jaxseg.prediction.inference import Predictor, predict_volume
@@ -82,5 +83,5 @@ def predict_probability(models: Sequence[Predictor], volume: Volume, tile: bool)
         volume: with the channels trained on.
         tile: at the scan's own resolution, see `windows`; else resized as in training.
     """
-    predict = predict_tiles if tile else predict_volume
+    predict, volume = predict_tiles if tile else predict_volume, with_statistics(volume)
     return sum(predict(model, volume) for model in models) / np.float32(len(models))
