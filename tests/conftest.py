@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import hypothesis
 import jax
 import pytest
 from absl import flags
@@ -29,6 +30,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 flags.FLAGS.mark_as_parsed()  # grain's loader processes ask for parsed flags
+
+# An example may take long on a busy machine; guard.py limits whole tests.
+hypothesis.settings.register_profile("jaxseg", deadline=None)
+hypothesis.settings.load_profile("jaxseg")
 
 pytest_plugins = ["guard", "made_once"]
 

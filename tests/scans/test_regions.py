@@ -58,7 +58,7 @@ def test_what_cannot_be_written_back_is_an_error(regions):
 
 def test_every_data_set_is_an_object_that_holds_together():
     for name, kind in KINDS.items():
-        assert kind_of(Dataset(name=name)) is kind and kind.name == name
+        assert kind_of(Dataset(name=name)) == kind and kind.name == name
         own_labels(kind.regions)
         assert kind.about and kind.licence
         assert not kind.channels or kind.channel_names(3) == kind.channels
