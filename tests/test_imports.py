@@ -48,6 +48,7 @@ HOMES = {
     "scipy": {
         "datasets.phantom",
         "datasets.phantom_head",
+        "datasets.phantom_volume",
         "evaluation.tuning",
         "prediction.operating",
     }

@@ -9,7 +9,8 @@ from jaxseg.config.check import Check, names
 class Dataset:
     """Which scans, and how to read them."""
 
-    name: str = "brain_phantom"  # brain_phantom, brain_phantom_regions, lgg_mri or image_folder
+    # brain_phantom, brain_phantom_regions, brain_phantom_volumes, lgg_mri or image_folder
+    name: str = "brain_phantom"
     source: str | None = None  # folder or zip of the scans; the phantom needs none
     cache_dir: str | None = None  # prepared copies; None: jaxseg/ in the user's cache folder
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); (): unknown, pixels
@@ -22,7 +23,8 @@ class Dataset:
 
     def __post_init__(self):
         check = Check("dataset", self)
-        check.choice("name", "brain_phantom", "brain_phantom_regions", "lgg_mri", "image_folder")
+        phantoms = "brain_phantom", "brain_phantom_regions", "brain_phantom_volumes"
+        check.choice("name", *phantoms, "lgg_mri", "image_folder")
         known = len(self.spacing_mm) == 3 and min(self.spacing_mm) > 0
         rule = "give three positive numbers (slice distance, row, column) or ()"
         check("spacing_mm", self.spacing_mm == () or known, rule)

@@ -11,22 +11,36 @@ from typing import Any
 import numpy as np
 
 from jaxseg.machine.files import replace_text
-from jaxseg.scans.volume import Volume, voxel_mm3
+from jaxseg.scans.volume import Volume, cut, voxel_mm3
 
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-    """Where a patient's records are and what its slices hold."""
+    """Where a patient's records are and what its slices hold.
+
+    Of a scan of a volume set: the slices are those of its copy, which is a box of the scan.
+    """
 
     id: str
     first: int  # record index of the first slice; the others follow in order
     tumour_pixels: tuple[int, ...]  # per slice
     slice_numbers: tuple[int, ...]
-    digests: tuple[str, ...]  # SHA-256 of each slice's pixels, '' when the slice is constant
-    files: tuple[str, ...]  # image files, relative to the source
+    # SHA-256 of each slice's pixels, of a volume's channels; '' where all of them are equal.
+    digests: tuple[str, ...]
+    files: tuple[str, ...]  # image file of each, relative to the source
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); () when unknown
     affine: tuple[tuple[float, ...], ...] | None = None  # (slice, row, column, 1) to RAS+ mm
-    mask_digests: tuple[str, ...] = ()  # of each slice's masks, '' when they are empty
+    mask_digests: tuple[str, ...] = ()  # of each slice's masks, of a volume's; '' when empty
+    group: str = ""  # the person, see `person`
+    native_shape: tuple[int, ...] = ()  # of the scan: slices, rows, columns
+    offset: tuple[int, ...] = (0, 0, 0)  # where the copy lies in the scan; the affine is the scan's
+    shape: tuple[int, ...] = ()  # of the copy
+    region_voxels: tuple[int, ...] = ()  # of each region
+
+    @property
+    def person(self) -> str:
+        """Whose scan it is; the other time points of one person have the same."""
+        return self.group or self.id
 
     @property
     def num_slices(self) -> int:
@@ -39,19 +53,37 @@ class Patient:
         return voxel_mm3(self.spacing_mm, self.affine)
 
 
-def make_patient(volume: Volume, first: int) -> Patient:
-    """Return the index entry of a volume with truth whose first slice is record `first`."""
-    affine = volume.affine
+def make_patient(volume: Volume, first: int, box: np.ndarray | None = None) -> Patient:
+    """Return the index entry of a volume with truth.
+
+    Args:
+        volume: as scanned; its files are those of its slices, with a box those of its channels or
+            the one of all.
+        first: record of its first slice.
+        box: [2, 3], low and high of the part of a scan of a volume set that the copy holds, with
+            all of the truth; None: slices, and the copy holds them whole.
+    """
+    affine, files = volume.affine, volume.files
+    images, masks, copy, numbers = volume.image, volume.mask, volume, volume.slice_numbers
+    if box is not None:
+        images, masks, copy = np.moveaxis(images, -1, 0)[..., None], masks[None], cut(volume, *box)
+        files = files if len(files) == len(images) else files[:1] * len(images)
+        numbers = copy.slice_numbers or tuple(range(int(box[0][0]), int(box[1][0])))
     return Patient(
         id=volume.patient,
         first=first,
-        tumour_pixels=tuple(volume.mask.any(-1).sum((1, 2)).tolist()),
-        slice_numbers=volume.slice_numbers,
-        digests=tuple(_image_digest(image) for image in volume.image),
-        files=volume.files,
+        tumour_pixels=tuple(copy.mask.any(-1).sum((1, 2)).tolist()),
+        slice_numbers=numbers,
+        digests=tuple(_image_digest(image) for image in images),
+        files=files,
         spacing_mm=volume.spacing_mm,
         affine=None if affine is None else tuple(map(tuple, affine.tolist())),
-        mask_digests=tuple(_digest(mask) if mask.any() else "" for mask in volume.mask),
+        mask_digests=tuple(_digest(mask) if mask.any() else "" for mask in masks),
+        group=volume.group,
+        native_shape=volume.mask.shape[:3],
+        offset=(0, 0, 0) if box is None else tuple(map(int, box[0])),
+        shape=copy.mask.shape[:3],
+        region_voxels=tuple(copy.mask.sum((0, 1, 2), dtype=np.int64).tolist()),
     )
 
 
@@ -99,7 +131,8 @@ def scan_digest(patient: Patient) -> str:
 
 def _image_digest(image: np.ndarray) -> str:
     # Blank slices repeat without a leak.
-    return "" if (image == image[:1, :1]).all() else _digest(image)
+    pixels = image.reshape(-1, image.shape[-1])
+    return "" if (pixels == pixels[:1]).all() else _digest(image)
 
 
 def _digest(image: np.ndarray) -> str:

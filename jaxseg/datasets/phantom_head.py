@@ -159,10 +159,7 @@ def _paint_hindbrain(mirrored: Point, inside: np.ndarray, tissue: np.ndarray) ->
 def paint_look_alikes(rng, point: Point, ventricles, grain, tumour, tissue) -> None:
     """Paint caps on the horns of the ventricles and small lesions, in white matter."""
     white = tissue == WHITE
-    horn = np.clip((np.abs(point.y - 0.03) - 0.12) / 0.18, 0.12, 1)
-    margin = rng.uniform(*CAP_SIZE) * horn * (1 + 0.25 * grain)
-    cap = ventricle_radius(point, *ventricles, margin)
-    tissue[white & (cap < 1) & (tumour > 1.2)] = BRIGHT  # a gap: what touches is tumour
+    cap = paint_caps(rng, point, ventricles, grain, tumour, tissue)
     places = np.flatnonzero(white & (cap > 1.3) & (tumour > 1.5) & (point.z > -0.2))
     chosen = rng.choice(places, rng.integers(LESIONS[0], LESIONS[1] + 1))
     # A point blurred by sigma stays above the peak of a unit point within the wanted radius.
@@ -170,3 +167,13 @@ def paint_look_alikes(rng, point: Point, ventricles, grain, tumour, tissue) -> N
     dots.flat[chosen] = np.exp(rng.uniform(*LESION_RADIUS, chosen.size) ** 2 / (2 * sigma**2))
     blurred = scipy.ndimage.gaussian_filter(dots, (0, sigma, sigma), truncate=3)
     tissue[white & (blurred > 1 / (2 * np.pi * sigma**2))] = BRIGHT
+
+
+def paint_caps(rng, point: Point, ventricles, grain, tumour, tissue) -> np.ndarray:
+    """Paint caps on the horns of the ventricles, in white matter; return their radius."""
+    white = tissue == WHITE
+    horn = np.clip((np.abs(point.y - 0.03) - 0.12) / 0.18, 0.12, 1)
+    margin = rng.uniform(*CAP_SIZE) * horn * (1 + 0.25 * grain)
+    cap = ventricle_radius(point, *ventricles, margin)
+    tissue[white & (cap < 1) & (tumour > 1.2)] = BRIGHT  # a gap: what touches is tumour
+    return cap

@@ -9,24 +9,27 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from jaxseg.config import Dataset, Split
-from jaxseg.datasets import decoded, phantom
+from jaxseg.datasets import decoded, mapped, phantom, phantom_volume
 from jaxseg.datasets.cache import INDEX
 from jaxseg.datasets.checks import copy_warnings, raise_problems, read_volumes
 from jaxseg.datasets.index import Patient, make_patient, read_index, write_index
 from jaxseg.datasets.prepared import Prepared, load_builder
 from jaxseg.datasets.splits import check_split, split_patients
 from jaxseg.errors import UserError
+from jaxseg.imaging.volumes import head_and_truth, with_statistics
 from jaxseg.layouts.kinds import DataSet, kind_of, list_source
 from jaxseg.machine import locks
 from jaxseg.machine.files import cache_folder
 from jaxseg.scans.files import IMAGE_SUFFIXES, Files
-from jaxseg.scans.volume import Volume
+from jaxseg.scans.volume import Volume, cut
 
 # Other code may make other records, so a copy belongs to the code that made it.
 _MAKERS = ("datasets/*.py", "layouts/*.py", "scans/*.py", "imaging/intensity.py")
+_MAKERS += ("imaging/volumes.py",)
 
 
 def prepare(config: Dataset, split: Split | None = None) -> Prepared:
@@ -106,8 +109,10 @@ def _prepare(config: Dataset, files: Files | None, path: Path, split: Split | No
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            sound = _sound(iter(progress), unsound)
-            made, patients = _write(kind_of(config), sound, warnings, Path(scratch))
+            kind = kind_of(config)
+            sound = _sound(iter(progress), kind, unsound)
+            write = _write_volumes if kind.volumes else _write_slices
+            made, patients = write(kind, sound, warnings, Path(scratch))
             if problems and split is not None:
                 everyone = sorted([*patients, *unsound], key=lambda p: p.id)
                 problems += check_split(everyone, split)[1]
@@ -122,16 +127,58 @@ def _prepare(config: Dataset, files: Files | None, path: Path, split: Split | No
         progress.close()
 
 
-def _sound(volumes: Iterator[tuple[Volume, bool]], unsound: list[Patient]) -> Iterator[Volume]:
+def _sound(
+    volumes: Iterator[tuple[Volume, bool]], kind: DataSet, unsound: list[Patient]
+) -> Iterator[Volume]:
     """Pass the sound volumes on, and append what is known of the others to unsound."""
     for volume, is_sound in volumes:
         if is_sound:
             yield volume
         else:
-            unsound.append(make_patient(volume, 0))
+            whole = np.array([(0, 0, 0), volume.mask.shape[:3]]) if kind.volumes else None
+            unsound.append(make_patient(volume, 0, whole))
 
 
-def _write(
+def _write_volumes(
+    kind: DataSet, volumes: Iterator[Volume], warnings: list[str], folder: Path
+) -> tuple[Path | None, list[Patient]]:
+    """Write the volumes' file and the index as `_write_slices` does."""
+    patients = []
+    volumes = _cropped(volumes, patients)
+    first = next(volumes, None)
+    if first is None:
+        return None, patients
+    made = folder / "volumes"
+    made.mkdir()
+    mapped.write(made, itertools.chain([first], volumes))
+    _write_index(made, kind, first, patients, warnings)
+    return made, patients
+
+
+def _cropped(volumes: Iterator[Volume], patients: list[Patient]) -> Iterator[Volume]:
+    """Yield the box of head and truth of each volume and append its index entry to patients."""
+    first = 0
+    for volume in volumes:
+        dark = with_statistics(volume)
+        box = head_and_truth(dark.image, dark.mask)
+        patients.append(make_patient(volume, first, box))
+        first += patients[-1].num_slices
+        yield cut(dark, *box)
+
+
+def _write_index(
+    made: Path, kind: DataSet, like: Volume, patients: list[Patient], warnings: list[str]
+):
+    write_index(
+        made / INDEX,
+        num_channels=like.image.shape[-1],
+        regions=kind.region_names,
+        patients=patients,
+        warnings=warnings + copy_warnings(patients),
+    )
+
+
+def _write_slices(
     kind: DataSet, volumes: Iterator[Volume], warnings: list[str], folder: Path
 ) -> tuple[Path | None, list[Patient]]:
     """Write records and index under folder; return where, None without volumes, and the index."""
@@ -144,13 +191,7 @@ def _write(
     made = builder.build(
         builder.Scans(folder, kind.about, itertools.chain([first], volumes), first)
     )
-    write_index(
-        made / INDEX,
-        num_channels=first.image.shape[-1],
-        regions=kind.region_names,
-        patients=patients,
-        warnings=warnings + copy_warnings(patients),
-    )
+    _write_index(made, kind, first, patients, warnings)
     records = builder.open_source(made)
     decoded.write(made, (records[i] for i in range(len(records))))
     return made, patients
@@ -171,7 +212,8 @@ def _volumes(
     kind = kind_of(config)
     if files is None:
         indices = range(config.phantom_patients)
-        made = (phantom.make_volume(config.phantom_seed, i, kind.regions) for i in indices)
+        maker = phantom_volume if kind.volumes else phantom
+        made = (maker.make_volume(config.phantom_seed, i, kind.regions) for i in indices)
         return len(indices), ((volume, True) for volume in made)
     patients = kind.find(list(files.stamps), config, problems)
     return len(patients), read_volumes(files, patients, kind.regions, problems, warnings)

@@ -1,18 +1,20 @@
 """A prepared copy of a data set on disk, and its records."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxseg.datasets import decoded
+from jaxseg.datasets import decoded, mapped
 from jaxseg.datasets.index import Patient
 from jaxseg.errors import TrainingFailed, one_line
-from jaxseg.scans.volume import Volume
+from jaxseg.scans.volume import Volume, moved
 
 _MAX_CAUSE = 200  # characters of a library's message
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Prepared:
     def file_of(self, index: int) -> str:
         """Return the image file, relative to the source, that record `index` was made from."""
         patient = next(p for p in self.patients if index < p.first + p.num_slices)
+        if mapped.exists(self.path):
+            return patient.files[0]
         return patient.files[index - patient.first]
 
     def source(self) -> Any:
@@ -36,35 +40,46 @@ class Prepared:
         The copy is opened here, its file of records at the first read. Both raise
         TrainingFailed when something is gone or damaged; damage is found by checksums.
 
-        Records come patient by patient in ascending slice number: `image` [H, W, C] uint8 or
-        uint16, `mask` [H, W, K] uint8 of {0, 1}, `patient` bytes, `slice` int, `stats` [C, 4]
+        Records come patient by patient in ascending slice number: `image` [H, W, C] as in
+        `Volume`, `mask` [H, W, K] uint8 of {0, 1}, `patient` bytes, `slice` int, `stats` [C, 4]
         float32 (`intensity.volume_statistics`), `head_box` [4] int32 (`intensity.head_box`).
+
+        `box(patient, low, high)` returns what lies in low..high (slices, rows, columns; half-open)
+        of the patient's copy: `image` [d, h, w, C], `mask` [d, h, w, K], `stats`, `head_box`.
+        `foreground(patient)` returns up to `mapped.MOST_POINTS` voxels of each region of the copy,
+        evenly spread, int32 [n, 3]; none where the region is empty.
         """
-        return _Records(self)
+        return Records(self)
 
     def volume(self, patient: Patient) -> Volume:
-        """Return the whole scan of a patient, with its truth and statistics; errors as above."""
-        records = self.source().run(patient, 0, patient.num_slices)
+        """Return the whole copy of a patient's scan, its truth and statistics; errors as above.
+
+        Of a volume set it is the box of the scan at `patient.offset`, and so is its affine.
+        """
+        whole = self.source().box(patient, (0, 0, 0), patient.shape)
         return Volume(
-            np.stack([r["image"] for r in records]),
+            whole["image"],
             patient.spacing_mm,
-            None if patient.affine is None else np.array(patient.affine),
+            None if patient.affine is None else moved(patient.affine, patient.offset),
             patient=patient.id,
-            mask=np.stack([r["mask"] for r in records]),
+            mask=whole["mask"],
             slice_numbers=patient.slice_numbers,
             files=patient.files,
-            stats=records[0]["stats"],
-            head_box=records[0]["head_box"],
+            stats=whole["stats"],
+            head_box=whole["head_box"],
+            group=patient.group,
         )
 
 
-class _Records:
+class Records:
     """The records of a prepared copy; what cannot be read is named."""
 
     def __init__(self, prepared: Prepared):
-        self._prepared = prepared
+        self._prepared, self._foreground = prepared, {}
         try:
-            if decoded.exists(prepared.path):
+            if mapped.exists(prepared.path):
+                self._source = mapped.Mapped(prepared.path, prepared.patients)
+            elif decoded.exists(prepared.path):
                 self._source = decoded.Decoded(prepared.path, prepared.patients)
             else:
                 self._source = load_builder().open_source(prepared.path)
@@ -73,7 +88,7 @@ class _Records:
             raise TrainingFailed(_unreadable(where, error)) from error
 
     def __reduce__(self) -> tuple:
-        return _Records, (self._prepared,)
+        return Records, (self._prepared,)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -85,8 +100,32 @@ class _Records:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends a loop over the records
+        return self._read(index, lambda: self._source[index])
+
+    def box(self, patient: Patient, low: Sequence[int], high: Sequence[int]) -> dict[str, Any]:
+        """Return a box of a patient's copy, see `Prepared.source`."""
+        if not all(0 <= a < b <= n for a, b, n in zip(low, high, patient.shape, strict=True)):
+            raise IndexError(f"{patient.id}: no box {low} to {high} in {patient.shape}")
+        if isinstance(self._source, mapped.Mapped):
+            return self._read(patient.first, lambda: self._source.box(patient, low, high))
+        records = self.run(patient, low[0], high[0] - low[0])
+        part = tuple(slice(a, b) for a, b in zip(low[1:], high[1:], strict=True))
+        voxels = {name: np.stack([r[name][part] for r in records]) for name in ("image", "mask")}
+        return voxels | {name: records[0][name] for name in ("stats", "head_box")}
+
+    def foreground(self, patient: Patient) -> list[np.ndarray]:
+        """Return some voxels of each region, see `Prepared.source`."""
+        if isinstance(self._source, mapped.Mapped):
+            return self._read(patient.first, lambda: self._source.foreground(patient))
+        if patient.first not in self._foreground:  # kept: all slices are read for it
+            mask = self.box(patient, (0, 0, 0), patient.shape)["mask"]
+            found = [mapped.some_voxels(mask[..., k]) for k in range(mask.shape[-1])]
+            self._foreground[patient.first] = found
+        return self._foreground[patient.first]
+
+    def _read(self, index: int, read: Callable[[], T]) -> T:
         try:
-            return self._source[index]
+            return read()
         except Exception as error:  # of NumPy, array_record or TFDS: any
             path = self._prepared.path
             where = f"{self._prepared.file_of(index)}: cannot be read from the prepared copy {path}"

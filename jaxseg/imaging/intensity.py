@@ -17,6 +17,7 @@ HEAD_FRACTION = 0.1  # of the way from dark to bright, above which a voxel is he
 OPENING_PIXELS = 3  # smaller specks are noise
 LEAST_PART = 0.1  # parts smaller than this share of the largest are no head
 PLAIN = 1e-4  # of the way from dark to bright: what differs less from the background is of it
+_LONGEST_TABLE = 1 << 20  # values; integers that are spread wider are sorted
 _MOST_HEAD, _LEAST_HEAD = 0.9, 0.01  # of all voxels; beyond, what was found is no head
 
 
@@ -30,7 +31,7 @@ def volume_statistics(volume: np.ndarray) -> np.ndarray:
     statistics, as `np.percentile` does.
 
     Args:
-        volume: [D, H, W, C] uint8, uint16 or float, finite; all slices of a patient.
+        volume: [D, H, W, C] integers or float, finite; all slices of a patient.
 
     Returns:
         [C, 4] float32: low, high, mean, std. Mean and std are those after clipping to
@@ -53,7 +54,7 @@ def darken_background(volume: np.ndarray) -> np.ndarray:
     where the channels of a sound background could not outvote it.
 
     Args:
-        volume: [D, H, W, C] uint8, uint16 or float, finite; all slices of a patient.
+        volume: [D, H, W, C] integers or float, finite; all slices of a patient.
 
     Returns:
         The same array where nothing is to be changed, else a new one.
@@ -112,16 +113,46 @@ def head_box(volume: np.ndarray) -> np.ndarray:
     """Return the bounding box of the head over all slices.
 
     Args:
-        volume: [D, H, W, C] uint8, uint16 or float, finite; all slices of a patient.
+        volume: [D, H, W, C] integers or float, finite; all slices of a patient.
 
     Returns:
         [4] int32: y0, x0, y1, x1 in pixels, half-open; the whole frame when there is no head.
         Specks of up to two pixels and parts far smaller than the largest are not counted.
     """
+    return _box_in_plane(_opened(_head(volume)))
+
+
+def head_box_3d(volume: np.ndarray) -> np.ndarray:
+    """Return the bounding box of the head, in slices too.
+
+    Args:
+        volume: as `head_box` takes it.
+
+    Returns:
+        [2, 3] int32: lowest slice, row and column, and those behind the highest, in voxels. Rows
+        and columns are those of `head_box`; the slices hold a part of the head of more than two
+        pixels within it. All of them when there is no head.
+    """
+    opened = _opened(_head(volume))
+    y0, x0, y1, x1 = _box_in_plane(opened)
+    slices = np.flatnonzero(opened[:, y0:y1, x0:x1].any((1, 2)))
+    z0, z1 = (slices[0], slices[-1] + 1) if len(slices) else (0, len(volume))
+    return np.array([[z0, y0, x0], [z1, y1, x1]], np.int32)
+
+
+def _opened(head: np.ndarray) -> np.ndarray:
+    """Return the head [D, H, W], in place, as uint8 without specks."""
+    opened = head.view(np.uint8)
     kernel = np.ones((OPENING_PIXELS, OPENING_PIXELS), np.uint8)
-    seen = np.zeros(volume.shape[1:3], np.uint8)
-    for head in _head(volume).view(np.uint8):
-        seen |= cv2.morphologyEx(head, cv2.MORPH_OPEN, kernel)
+    for plane in opened:
+        plane[:] = cv2.morphologyEx(plane, cv2.MORPH_OPEN, kernel)
+    return opened
+
+
+def _box_in_plane(opened: np.ndarray) -> np.ndarray:
+    seen = np.zeros(opened.shape[1:], np.uint8)
+    for plane in opened:
+        seen |= plane
     parts = cv2.connectedComponentsWithStats(seen)[2][1:]  # x, y, width, height, area
     if not len(parts):
         return np.array([0, 0, *seen.shape], np.int32)
@@ -133,7 +164,7 @@ def normalise(image: np.ndarray, stats: np.ndarray) -> np.ndarray:
     """Clip to the volume's bounds, subtract its mean and divide by its standard deviation.
 
     Args:
-        image: [..., W, C] uint8, uint16 or float; a slice or a whole volume.
+        image: [..., W, C] integers or float; a slice or a whole volume.
         stats: [C, 4] float32 from `volume_statistics`.
 
     Returns:
@@ -200,9 +231,13 @@ def _statistics(voxels: np.ndarray) -> tuple[float, float, float, float]:
 
 def _histogram(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ascending float64 values and their counts; integers are counted, not sorted."""
-    if voxels.dtype in (np.uint8, np.uint16):
-        counts = np.bincount(voxels.ravel())
-        return np.arange(len(counts), dtype=np.float64), counts
+    if voxels.dtype.kind in "iu":
+        low, high = min(int(voxels.min()), 0), int(voxels.max())
+        if high - low >= _LONGEST_TABLE:
+            values, counts = np.unique(voxels, return_counts=True)
+            return values.astype(np.float64), counts
+        counts = np.bincount((voxels.astype(np.int64) - low if low else voxels).ravel())
+        return np.arange(len(counts), dtype=np.float64) + low, counts
     return np.sort(voxels, axis=None).astype(np.float64), np.ones(voxels.size, np.int64)
 
 

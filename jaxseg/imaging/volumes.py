@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.imaging.intensity import darken_background, head_box, volume_statistics
+from jaxseg.imaging.intensity import darken_background, head_box, head_box_3d, volume_statistics
+
+MARGIN = 2  # voxels around the head in a copy of a volume
 
 
 def slice_records(volume: Any) -> list[dict[str, np.ndarray]]:
@@ -38,6 +40,28 @@ def with_statistics(volume: Any) -> Any:
     stats = volume_statistics(image) if volume.stats is None else volume.stats
     box = head_box(image) if volume.head_box is None else volume.head_box
     return volume._replace(image=image, stats=stats, head_box=box)
+
+
+def head_and_truth(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the box of a volume outside which there is neither head nor truth.
+
+    Args:
+        image: [D, H, W, C], its background dark.
+        mask: [D, H, W, K].
+
+    Returns:
+        [2, 3] int32, low and high in slices, rows and columns, half-open: that of
+        `intensity.head_box_3d` with a margin, since its brim may be too thin to be seen, and
+        the truth's.
+    """
+    low, high = head_box_3d(image)
+    low, high = low - MARGIN, high + MARGIN
+    truth = mask.any(-1)
+    if truth.any():
+        seen = [np.flatnonzero(truth.any(axis)) for axis in ((1, 2), (0, 2), (0, 1))]
+        low = np.minimum(low, [s[0] for s in seen])
+        high = np.maximum(high, [s[-1] + 1 for s in seen])
+    return np.clip([low, high], 0, truth.shape).astype(np.int32)
 
 
 def in_its_volume(part: Any, whole: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxseg.errors import UserError
 
 MAX_PATIENT_BYTES = 4 << 30  # 500 slices of 1024 x 1024 of 4 channels of 16 bit
+_INTEGERS = tuple(map(np.dtype, (np.uint8, np.uint16, np.int16, np.int32)))  # kept as they are
 _SAME_MM = 1e-2  # grids whose corners lie closer than this are one
 _SQUARE = 1.1  # longest side of a pixel, relative to the other, that passes as a square
 
@@ -30,7 +31,7 @@ class Order(NamedTuple):
 class Volume(NamedTuple):
     """One patient's scan: voxels, place in space, the truth where it is known."""
 
-    image: np.ndarray  # [D, H, W, C] uint8, uint16 or float32, finite
+    image: np.ndarray  # [D, H, W, C] of integers of at most 32 bits or float32, finite
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); () when unknown
     affine: np.ndarray | None = None  # [4, 4] float64, (slice, row, column, 1) to RAS+ mm
     warnings: tuple[str, ...] = ()  # what the user should know, one line each
@@ -44,6 +45,7 @@ class Volume(NamedTuple):
     mask_values: tuple[int, ...] = ()  # highest of each slice in the mask's file; 0: no tumour
     stats: np.ndarray | None = None  # [C, 4] float32, `intensity.volume_statistics` of the image
     head_box: np.ndarray | None = None  # [4] int32, `intensity.head_box` of the image
+    group: str = ""  # the person, who may have several scans; "": the patient is the person
 
     @property
     def voxel_mm3(self) -> float | None:
@@ -84,6 +86,34 @@ def axial_affine(affine: np.ndarray, shape: Sequence[int], order: Order) -> np.n
     return affine @ change
 
 
+def cut(volume: Volume, low: Sequence[int], high: Sequence[int]) -> Volume:
+    """Return the box low..high (slices, rows, columns; half-open) of a volume, in its place.
+
+    Its affine, slice numbers and head box are those of the box; it cannot be written.
+    """
+    part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    numbers, values, box = volume.slice_numbers, volume.mask_values, volume.head_box
+    if box is not None:
+        shift, frame = np.tile(low[1:], 2), np.tile(np.subtract(high, low)[1:], 2)
+        box = np.clip(box - shift, 0, frame).astype(np.int32)
+    return volume._replace(
+        image=volume.image[part],
+        mask=None if volume.mask is None else volume.mask[part],
+        affine=None if volume.affine is None else moved(volume.affine, low),
+        slice_numbers=numbers[part[0]],
+        mask_values=values[part[0]],
+        head_box=box,
+        write=None,
+    )
+
+
+def moved(affine: np.ndarray, first: Sequence[int]) -> np.ndarray:
+    """Return the affine [4, 4] of a box whose voxel (0, 0, 0) is the whole's voxel `first`."""
+    result = np.array(affine, np.float64)
+    result[:3, 3] += result[:3, :3] @ np.asarray(first, np.float64)
+    return result
+
+
 def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
     """Return the distance in mm between neighbours along each axis of an affine."""
     return tuple(float(x) for x in np.linalg.norm(affine[:3, :3], axis=0))
@@ -114,15 +144,20 @@ def voxel_mm3(
 
 
 def as_pixels(voxels: np.ndarray) -> np.ndarray:
-    """Return voxels as uint8, uint16 or float32; what is not finite becomes the least value.
+    """Return voxels as integers as they are, or as float32; the not finite become the least value.
+
+    Integers are uint8, uint16, int16 or int32; others become the first of these that holds them,
+    float32 where none does.
 
     Raises:
         ValueError: complex numbers, or nothing finite.
     """
-    if voxels.dtype in (np.uint8, np.uint16):
-        return voxels.astype(voxels.dtype.newbyteorder("="))
     if voxels.dtype.kind not in "iufb":
         raise ValueError(f"voxels of type {voxels.dtype}; save real numbers")
+    if voxels.dtype.kind in "iub":
+        kept = voxels.dtype.newbyteorder("=") in _INTEGERS
+        dtype = voxels.dtype.newbyteorder("=") if kept else _least_integer(voxels)
+        return voxels.astype(dtype)
     pixels = voxels.astype(np.float32)
     finite = np.isfinite(pixels)
     if not finite.all():
@@ -130,6 +165,12 @@ def as_pixels(voxels: np.ndarray) -> np.ndarray:
             raise ValueError("no voxel is a finite number")
         pixels[~finite] = pixels[finite].min()
     return pixels
+
+
+def _least_integer(voxels: np.ndarray) -> np.dtype:
+    low, high = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
+    holds = (t for t in _INTEGERS if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return next(holds, np.dtype(np.float32))
 
 
 def warn_of_shape(spacing_mm: tuple[float, ...]) -> list[str]:

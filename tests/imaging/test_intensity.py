@@ -213,3 +213,31 @@ def test_real_scans(lgg_source):
         assert not intensity.head_warnings(volume)
         low, high, mean, std = intensity.volume_statistics(volume).T
         assert (low < mean).all() and (mean < high).all() and (low < mean - std).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+@pytest.mark.parametrize("gain, offset", [(1, -1000), (20_000, 7)])
+def test_statistics_of_integers_are_those_of_their_floats(dtype, gain, offset):
+    """Negative ones, and ones as far apart as in BraTS (4e6), counted without a long table."""
+    values = np.rint(_ball(background_noise=3.0)) * (gain if dtype == np.int32 else 1) + offset
+    volume = values.astype(dtype)
+    found = intensity.volume_statistics(volume)
+    np.testing.assert_allclose(found, intensity.volume_statistics(values), rtol=1e-6)
+    np.testing.assert_array_equal(intensity.head_box(volume), intensity.head_box(values))
+    levels, counts = intensity._histogram(volume)
+    assert len(levels) <= 1 << 20 and counts.sum() == volume.size
+    np.testing.assert_array_equal(np.repeat(levels, counts), np.sort(volume, axis=None))
+
+
+def test_head_box_in_three_dimensions_by_hand():
+    volume = np.zeros((9, 40, 50, 2), np.int16)
+    volume[2:5, 8:20, 10:30] = 900
+    volume[5, 10:13, 12:15] = 900  # a brim of nine pixels
+    volume[6, 10:12, 12:14] = 900  # a speck
+    volume[7, 35:39, 40:44] = 900  # a mark outside of the head
+    found = intensity.head_box_3d(volume)
+    np.testing.assert_array_equal(found, [[2, 8, 10], [6, 20, 30]])
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found[:, 1:].ravel(), intensity.head_box(volume))
+    nothing = intensity.head_box_3d(np.full_like(volume, 7))
+    np.testing.assert_array_equal(nothing, [[0, 0, 0], [9, 40, 50]])
