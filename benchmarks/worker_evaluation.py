@@ -23,8 +23,9 @@ from jaxseg.evaluation.score import score_cases
 from jaxseg.machine.sharding import make_mesh, to_global
 from jaxseg.machine.start import keep_compiled_programs
 from jaxseg.models.apply import Weights
-from jaxseg.prediction.inference import make_predictor, predict_patients
+from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.prediction.predictor import make_predictor
 from jaxseg.runs.workdir import versions
 from jaxseg.scoring.baselines import ThresholdBaseline
 from jaxseg.training.steps import jit_train_step

@@ -19,7 +19,7 @@ from jaxseg.scans.volume import Volume
 
 if TYPE_CHECKING:
     from jaxseg.datasets.prepared import Prepared
-    from jaxseg.prediction.inference import Predictor
+    from jaxseg.prediction.predictor import Predictor
     from jaxseg.prediction.trained import Trained
 
 

@@ -22,7 +22,8 @@ WINGS = {
     "datasets": "config machine scans layouts imaging",
     "models": "config machine",
     "training": "config machine models scoring",
-    "runs": "config machine imaging datasets models training scoring",
+    "transforms": "config machine imaging",
+    "runs": "config machine imaging datasets models training transforms scoring",
     "prediction": "config machine scans layouts imaging datasets models runs scoring",
     "evaluation": "config machine scans layouts imaging datasets runs scoring prediction",
     "diagnosis": "config machine scans layouts imaging datasets training scoring",
@@ -35,7 +36,7 @@ TOP = ("", "__main__", "errors", "api", *PROGRAMS)
 # Each heavy library and the modules that import it: a new version touches these files only.
 HOMES = {
     "orbax": {"runs.checkpoint"},
-    "grain": {"datasets.loaders", "datasets.samples"},
+    "grain": {"datasets.loaders", "datasets.patches", "datasets.samples"},
     "tensorflow_datasets": {"datasets.builder"},
     "matplotlib": {"scoring.comparison_figure", "scoring.contours", "scoring.figures"}
     | {"scoring.operating_figure"},

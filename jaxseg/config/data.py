@@ -73,18 +73,23 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """From the native slice to the training grid."""
+    """From the native slice, or a patch of a volume, to the training grid."""
 
-    image_size: tuple[int, ...] = (256, 256)  # training grid (rows, columns), pixels
-    crop_to_head: bool = False  # cut the head's bounding box out first
-    tumour_fraction: float = 0.5  # share drawn from slices with tumour; 0: as they come
+    image_size: tuple[int, ...] = (256, 256)  # (rows, columns); patches: (slices, rows, columns)
+    spacing_mm: tuple[float, ...] = ()  # patches: of the training grid; (): each scan's own voxels
+    crop_to_head: bool = False  # slices: cut the head's bounding box out first
+    tumour_fraction: float = 0.5  # share drawn from slices with tumour, or with it in the centre
     num_workers: int = 0  # loader processes; 0: threads of this process
     num_threads: int = 2  # loader threads (per process)
 
     def __post_init__(self):
         check = Check("input", self)
-        holds = len(self.image_size) == 2 and min(self.image_size) > 0
-        check("image_size", holds, "give two positive numbers (rows, columns)")
+        size, spacing = self.image_size, self.spacing_mm
+        holds = len(size) in (2, 3) and min(size) > 0
+        check("image_size", holds, "give two positive numbers, or three for patches of volumes")
+        known = len(spacing) == len(size) == 3 and min(spacing) > 0
+        rule = "give three positive numbers (slice distance, row, column) or (), for patches only"
+        check("spacing_mm", spacing == () or known, rule)
         check.fractions("tumour_fraction")
         check.at_least(0, "num_workers", "num_threads")
 
@@ -98,6 +103,7 @@ class Augment:
     """
 
     flip_probability: float = 0.5  # left-right; the image's columns
+    flip_all_axes: bool = False  # patches: mirror slices and rows as well, each by itself
     rotation_probability: float = 0.5
     rotation_degrees: float = 15.0  # drawn from +-this
     scale_probability: float = 0.5

@@ -15,6 +15,8 @@ from absl import flags
 
 from jaxseg.errors import TrainingFailed
 
+EPOCHS = 1 << 32  # without end; grain's own infinite length overflows in batches of one
+
 # What kills loader processes, most often.
 _DEATHS = {
     signal.SIGKILL: "often memory ran out; lower input.num_workers or train.batch_size, or get "

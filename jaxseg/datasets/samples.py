@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
-from jaxseg.datasets.loaders import in_background
+from jaxseg.datasets.loaders import EPOCHS, in_background
+from jaxseg.datasets.patches import evaluation_patches, patch_batches
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.imaging.augment import augment_slice
 from jaxseg.imaging.geometry import prepare_slice
@@ -47,7 +48,7 @@ def sample_order(
     """
 
     def shuffled(samples: list[Sample], seed: int) -> grain.MapDataset:
-        return grain.MapDataset.source(samples).seed(seed).shuffle().repeat()
+        return grain.MapDataset.source(samples).seed(seed).shuffle().repeat(EPOCHS)
 
     everything = shuffled(all_samples(patients), seed)
     tumour = tumour_samples(patients)
@@ -78,13 +79,16 @@ def training_batches(
         process, num_processes: which part of every batch.
 
     Yields:
-        image float32 [b, h, w, C] and mask uint8 [b, h, w, K], b = batch_size / processes.
+        image float32 [b, h, w, C] and mask uint8 [b, h, w, K], b = batch_size / processes; of
+        volumes see `patches.patch_batches`.
 
     Raises:
         TrainingFailed: while iterating; a record cannot be read, or a loader process died.
     """
-    source = prepared.source()
     size, crop = config.input.image_size, config.input.crop_to_head
+    if len(size) == 3:
+        return patch_batches(prepared, patients, config, start_step, process, num_processes)
+    source = prepared.source()
 
     def load(sample: Sample, rng: np.random.Generator) -> Batch:
         (record,) = source.run(patients[sample.patient], sample.first, sample.depth)
@@ -118,13 +122,17 @@ def evaluation_batches(
 
     Yields:
         image float32 [b, h, w, C], mask uint8 [b, h, w, K], patient int32 [b] (position in
-        `patients`), weight float32 [b]: 1, and 0 for padding, b = batch_size / processes.
+        `patients`), weight float32 [b]: 1, and 0 for padding, b = batch_size / processes; of
+        volumes see `patches.evaluation_patches`.
 
     Raises:
         TrainingFailed: the prepared copy is gone, or while iterating: a record cannot be read.
     """
-    source = prepared.source()
     size, crop = config.input.image_size, config.input.crop_to_head
+    if len(size) == 3:
+        part = process, num_processes
+        return evaluation_patches(prepared, patients, config, *part, batch_size)
+    source = prepared.source()
     batch_size = batch_size or config.evaluation.batch_size
     samples = all_samples(patients)
     padding = -len(samples) % batch_size  # every process gets the same number of batches

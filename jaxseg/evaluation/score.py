@@ -14,8 +14,9 @@ from jaxseg.imaging.intensity import normalise
 from jaxseg.machine.distributed import gather_shares, is_main, on_main, together
 from jaxseg.machine.files import make_folder, replace_bytes, replace_text, write_json
 from jaxseg.prediction import operating
-from jaxseg.prediction.inference import Case, Predictor, predict_patients
+from jaxseg.prediction.inference import Case, predict_patients
 from jaxseg.prediction.operating import OperatingPoint, segment_regions
+from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import Trained
 from jaxseg.runs import workdir
 from jaxseg.scoring import (

@@ -17,12 +17,9 @@ from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.samples import evaluation_batches
 from jaxseg.machine.distributed import gather, gather_shares, on_main
 from jaxseg.prediction import operating
-from jaxseg.prediction.inference import (
-    Predictor,
-    batch_logits,
-    predict_patients,
-)
+from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.prediction.predictor import Predictor, batch_logits
 from jaxseg.prediction.trained import Trained
 from jaxseg.scoring import calibration, metrics, scoretext
 

@@ -90,7 +90,7 @@ def smooth_field(nodes: np.ndarray, image_size: tuple[int, int], spacing: float)
         [h, w] float32, twice continuously differentiable.
     """
     rows, columns = (
-        _spline_weights(size, count, spacing)
+        spline_weights(size, count, spacing)
         for size, count in zip(image_size, nodes.shape, strict=True)
     )
     # Not `@`: NumPy's BLAS would start threads of its own beside the loader's.
@@ -99,7 +99,7 @@ def smooth_field(nodes: np.ndarray, image_size: tuple[int, int], spacing: float)
 
 
 @functools.lru_cache(maxsize=8)  # the training grid is always the same
-def _spline_weights(size: int, count: int, spacing: float) -> np.ndarray:
+def spline_weights(size: int, count: int, spacing: float) -> np.ndarray:
     """Return [size, count] float32, the weight of each node at each pixel; not to be changed."""
     distance = np.abs(np.arange(size)[:, None] / spacing - (np.arange(count) - 1))
     near, far = 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6

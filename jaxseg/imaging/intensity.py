@@ -183,6 +183,20 @@ def dark_level(stats: np.ndarray) -> np.ndarray:
     return _table(_key(stats))[0, 0]
 
 
+def outside_level(stats: np.ndarray) -> np.ndarray:
+    """Return [C] float32, the normalised value of what lies outside of a scan: its darkest."""
+    low, _, mean, std = np.asarray(stats, np.float32).T
+    return (low - mean) / std
+
+
+def darkest(stats: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return [C] float64, what to put outside of a raw scan: normalised it is `outside_level`."""
+    low = np.floor(np.asarray(stats, np.float64)[:, 0])
+    if np.dtype(dtype).kind in "iu":
+        low = np.clip(low, np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return low
+
+
 def _key(stats: np.ndarray) -> bytes:
     return np.asarray(stats, np.float32).tobytes()
 

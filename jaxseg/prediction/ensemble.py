@@ -11,8 +11,9 @@ from jaxseg.errors import UserError
 from jaxseg.imaging.volumes import with_statistics
 from jaxseg.layouts.kinds import DataSet, kind_of
 from jaxseg.prediction import operating
-from jaxseg.prediction.inference import Predictor, predict_volume
+from jaxseg.prediction.inference import predict_volume
 from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.windows import predict_tiles
 from jaxseg.runs import workdir
 from jaxseg.scans.volume import Volume
@@ -64,6 +65,9 @@ def read_ensemble(runs: Sequence[Path]) -> Ensemble:
                 f"in {first_points[0].unit}"
             )
     config = members[0][0]
+    for run, (own, *_) in zip(runs, members, strict=True):
+        if len(own.input.image_size) != len(config.input.image_size):
+            raise UserError(f"--workdir {run} and {runs[0]}: one of them is of slices, not volumes")
     points = tuple(member[3] for member in members)
     return Ensemble(tuple(runs), config, first_channels, kind_of(config.dataset), points)
 

@@ -19,8 +19,8 @@ from jaxseg.layouts.channels import find_by_channel, parse_patterns
 from jaxseg.layouts.find import Scan, find_scans
 from jaxseg.prediction import predictions
 from jaxseg.prediction.ensemble import Ensemble, predict_probability
-from jaxseg.prediction.inference import Predictor
 from jaxseg.prediction.operating import segment_regions
+from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import load, predictor
 from jaxseg.runs import workdir
 from jaxseg.scans.nifti import is_nifti

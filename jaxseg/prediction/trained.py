@@ -10,8 +10,8 @@ from jaxseg.config import Config
 from jaxseg.layouts.kinds import DataSet, kind_of
 from jaxseg.models.apply import Weights
 from jaxseg.prediction import operating
-from jaxseg.prediction.inference import Predictor, make_predictor
 from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.prediction.predictor import Predictor, make_predictor
 from jaxseg.runs import checkpoint, workdir
 
 
@@ -46,6 +46,6 @@ def load(run: Path) -> Trained:
 
 
 def predictor(trained: Trained, flip: bool = False, mesh: Mesh | None = None) -> Predictor:
-    """Return what predicts, calibrated; arguments as in `inference.make_predictor`."""
+    """Return what predicts, calibrated; arguments as in `predictor.make_predictor`."""
     temperatures = [point.temperature for point in trained.points]
     return make_predictor(trained.config, trained.weights, temperatures, flip, mesh)

@@ -12,7 +12,7 @@ from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.samples import training_batches
 from jaxseg.machine.distributed import failing_together, gather
 from jaxseg.machine.profiler import Profile
-from jaxseg.machine.sharding import make_mesh, to_global
+from jaxseg.machine.sharding import make_mesh
 from jaxseg.machine.signals import REASONS, StopRequests
 from jaxseg.runs import checkpoint
 from jaxseg.runs.progress import Progress
@@ -20,6 +20,7 @@ from jaxseg.runs.validation import Validation
 from jaxseg.training.control import should_stop
 from jaxseg.training.state import abstract_state, best_weights, new_state
 from jaxseg.training.steps import jit_observe, jit_train_step
+from jaxseg.transforms.augment import make_feed
 
 Splits = dict[str, tuple[Patient, ...]]
 
@@ -30,8 +31,7 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
     Args:
         config: all settings.
         run: the workdir, claimed.
-        prepared: the data set.
-        splits: its patients; train and validation are used.
+        prepared, splits: the data set and its patients; train and validation are used.
 
     Returns:
         What interrupted the run, one of `signals.REASONS`; '' when it is complete.
@@ -41,7 +41,8 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
     """
     mesh, num_steps = make_mesh(config.mesh), config.train.num_steps
     abstract = abstract_state(config, prepared.num_channels, mesh)
-    train_step, observe = jit_train_step(config, abstract, mesh), jit_observe(config, abstract)
+    feed, train_step = make_feed(config, mesh), jit_train_step(config, abstract, mesh)
+    observe = jit_observe(config, abstract)
     validation = Validation(config, prepared, splits["validation"], mesh)
     with (
         checkpoint.open_checkpoints(run, config.train.keep_every_steps) as checkpoints,
@@ -61,7 +62,7 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
         with Progress(run, step, config.train) as progress, Profile(run, config.profile) as profile:
             while step < num_steps and not stopped and not progress.stop:
                 profile.before(step + 1, state)
-                batch = to_global(progress.next_batch(batches, requests.vote), mesh)
+                batch = feed(progress.next_batch(batches, requests.vote))
                 with progress.compiling("training step"), trace(step + 1):
                     state, metrics = train_step(state, batch)
                 step += 1

@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
+from jaxseg.datasets.patches import read_padded
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.samples import evaluation_batches
 from jaxseg.imaging.geometry import prepare_slice
+from jaxseg.imaging.intensity import normalise
 from jaxseg.machine.sharding import replicated, to_global
 from jaxseg.models.apply import Weights, jit_predict
 from jaxseg.scoring import metrics
@@ -35,7 +37,7 @@ class Validation:
     def scores(
         self, weights: Weights, announcing: Callable = contextlib.nullcontext
     ) -> dict[str, float]:
-        """Return validation_dice (mean over patients and classes) and validation_loss (slices).
+        """Return validation_dice (mean over patients and regions) and validation_loss (of samples).
 
         Args:
             weights: of the network.
@@ -57,23 +59,40 @@ class Validation:
     def pictures(self, weights: Weights) -> list[np.ndarray]:
         """Return the most affected slice of the first patients, [h, w, 3] uint8 each.
 
-        Truth outlined in green, prediction in orange, over the FLAIR channel. All processes
-        must call it, and all get the pictures.
+        Truth of the first region outlined in green, prediction in orange, over the FLAIR channel.
+        Of volumes it is the middle slice of a patch. All processes must call it, and all get the
+        pictures.
         """
-        source, size = self.prepared.source(), self.config.input.image_size
-        examples = []
-        for patient in self.patients[:NUM_PICTURES]:
-            (record,) = source.run(patient, int(np.argmax(patient.tumour_pixels)), 1)
-            examples.append(prepare_slice(record, size, self.config.input.crop_to_head))
+        shown = self.patients[:NUM_PICTURES]
+        examples = [example(self.prepared, patient, self.config) for patient in shown]
         images = np.stack([e["image"] for e in examples])
         everywhere = jax.make_array_from_process_local_data(replicated(self.mesh), images)
         probability = jax.device_get(self._predict(weights, everywhere, np.float32(1)))
         channel = self.config.dataset.shown_channel(images.shape[-1])
         predicted = probability[..., 0] >= self.config.evaluation.threshold
         return [
-            overlay(e["image"][..., channel], e["mask"][..., 0] > 0, p)
+            overlay(*map(_middle, (e["image"][..., channel], e["mask"][..., 0] > 0, p)))
             for e, p in zip(examples, predicted, strict=False)
         ]
+
+
+def example(prepared: Prepared, patient: Patient, config: Config) -> dict[str, np.ndarray]:
+    """Return `image` and `mask` of the slice with most tumour, or of a patch about it."""
+    source, size = prepared.source(), config.input.image_size
+    slice_index = int(np.argmax(patient.tumour_pixels))
+    if len(size) == 2:
+        (record,) = source.run(patient, slice_index, 1)
+        return prepare_slice(record, size, config.input.crop_to_head)
+    inside = [v for v in source.foreground(patient)[0] if v[0] == slice_index]
+    centre = np.mean(inside, axis=0) if inside else np.array(patient.shape) / 2
+    low = np.rint(centre).astype(int) - np.array(size) // 2
+    patch = read_padded(source, patient, low, low + size, size)
+    return {"image": normalise(patch["image"], patch["stats"]), "mask": patch["mask"]}
+
+
+def _middle(array: np.ndarray) -> np.ndarray:
+    """Return the middle slice of [d, h, w]; [h, w] as it is."""
+    return array[len(array) // 2] if array.ndim == 3 else array
 
 
 def overlay(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -12,10 +12,7 @@ from jaxseg.datasets.index import Patient
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.imaging import geometry
 from jaxseg.prediction import operating
-from jaxseg.prediction.inference import (
-    predict_patients,
-    predict_volume,
-)
+from jaxseg.prediction.inference import predict_patients, predict_volume
 from jaxseg.prediction.operating import OperatingPoint, segment
 from jaxseg.prediction.trained import Trained, predictor
 

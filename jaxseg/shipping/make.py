@@ -32,8 +32,10 @@ _TOLERANCES = {"float32": (1e-4, 2e-2), "bfloat16": (5e-2, 5e-2)}  # on CPU, els
 
 
 def load_one_region(run: Path) -> Trained:
-    """Load a run; UserError where it has several regions, which these files do not hold yet."""
+    """Load a run; UserError where these files cannot hold it yet: several regions, or patches."""
     trained = load(run)
+    if len(trained.config.input.image_size) == 3:
+        raise UserError(f"{run}: trained on volumes; only runs on slices can be exported yet")
     if len(trained.regions) > 1:
         raise UserError(
             f"{run}: has the regions {', '.join(trained.regions)}; only runs of one region can be "

@@ -14,7 +14,8 @@ def count(
     Args:
         prediction: [B, ..., K] bool.
         mask: [B, ..., K] bool, the truth.
-        weight: [B] bool or {0, 1}; samples with weight 0 (padding) count nothing.
+        weight: [B] or [B, ...] bool or {0, 1}; samples (padding) or voxels of weight 0 count
+            nothing.
         patient: [B] int32 in 0..num_patients-1, the patient of each sample.
         num_patients: rows of the result.
 
@@ -28,8 +29,10 @@ def count(
         raise ValueError(f"prediction {prediction.shape} and mask {mask.shape} differ in shape")
     axes = tuple(range(1, prediction.ndim - 1))
 
+    counted = (weight > 0).reshape(weight.shape + (1,) * (mask.ndim - weight.ndim))
+
     def per_patient(voxels):
-        sums = jnp.sum(voxels, axis=axes, dtype=jnp.int32) * (weight > 0).astype(jnp.int32)[:, None]
+        sums = jnp.sum(voxels & counted, axis=axes, dtype=jnp.int32)
         return jax.ops.segment_sum(sums, patient, num_segments=num_patients)
 
     return Counts(per_patient(prediction & mask), per_patient(prediction), per_patient(mask))

@@ -21,9 +21,9 @@ from jaxseg.datasets.prepare import prepare
 from jaxseg.evaluation import score
 from jaxseg.machine.files import write_json
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction import inference
-from jaxseg.prediction.inference import Predictor
+from jaxseg.prediction import inference, predictor
 from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import Trained
 from jaxseg.scoring import baselines
 from jaxseg.training.state import best_weights, new_state
@@ -102,7 +102,7 @@ def test_a_volume_is_predicted_like_the_patient_of_the_data_set(config, prepared
     """Also one with more slices than a batch: padded, one program, in order."""
     config = with_size(config, 64)
     mesh = make_mesh()
-    model = inference.make_predictor(
+    model = predictor.make_predictor(
         config, best_weights(new_state(config, 3, mesh)), (1.5,), mesh=mesh
     )
     cases = inference.predict_patients(model, prepared, prepared.patients[:2])

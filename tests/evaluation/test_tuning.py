@@ -19,8 +19,8 @@ from jaxseg.evaluation import tuning
 from jaxseg.machine import distributed
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction import inference, operating, trained
-from jaxseg.prediction.inference import Predictor
 from jaxseg.prediction.operating import OperatingPoint, segment
+from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import Trained
 
 RING, CORE, NOTHING = 1.0, 2.5, -6.0  # logits
@@ -212,13 +212,13 @@ def validation(tiny):
 
 def test_no_other_patient_is_read_for_tuning(tiny, validation, tmp_path, monkeypatch):
     allowed = {i for p in validation[1] for i in range(p.first, p.first + p.num_slices)}
-    read, original = set(), prepared_module._Records.__getitem__
+    read, original = set(), prepared_module.Records.__getitem__
 
     def watched(self, index):
         read.add(index)
         return original(self, index)
 
-    monkeypatch.setattr(prepared_module._Records, "__getitem__", watched)
+    monkeypatch.setattr(prepared_module.Records, "__getitem__", watched)
     tuning.tuned(*bright(tiny, tmp_path), *validation)
     assert read == allowed
 

@@ -25,7 +25,7 @@ from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import UserError
 from jaxseg.machine.files import read_json, write_json
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction import inference, operating, trained
+from jaxseg.prediction import inference, operating, predictor, trained
 from jaxseg.prediction.ensemble import read_ensemble
 from jaxseg.prediction.operating import OperatingPoint
 from jaxseg.prediction.predictions import measure
@@ -261,7 +261,7 @@ def test_a_terminal_shows_how_far_a_large_scan_is(monkeypatch):
     shown.isatty = lambda: True
     bar = functools.partial(tqdm, file=shown, mininterval=0, ascii=True)
     monkeypatch.setattr(inference, "tqdm", lambda **how: bar(**how | {"delay": 0}))
-    assert list(inference.in_batches(range(5), 2)) == [range(2), range(2, 4), range(4, 5)]
+    assert list(predictor.in_batches(range(5), 2)) == [range(2), range(2, 4), range(4, 5)]
     for done in ("0/5", "2/5", "4/5"):  # at the end it is wiped away
         assert done in shown.getvalue()
-    assert list(inference.in_batches([], 2)) == []
+    assert list(predictor.in_batches([], 2)) == []

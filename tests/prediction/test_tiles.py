@@ -10,7 +10,7 @@ import pytest
 from jaxseg.config import Config, Evaluation, Input, Model
 from jaxseg.imaging.intensity import normalise, volume_statistics
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction.inference import Predictor
+from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.windows import predict_tiles
 from jaxseg.scans.volume import Volume
 

@@ -21,8 +21,9 @@ from fake_config import tiny_config
 from jaxseg.config import Dataset
 from jaxseg.datasets.prepare import prepare
 from jaxseg.machine.sharding import make_mesh
-from jaxseg.prediction.inference import make_predictor, predict_patients
+from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint
+from jaxseg.prediction.predictor import make_predictor
 from jaxseg.runs import workdir
 from jaxseg.scoring.baselines import ThresholdBaseline
 from jaxseg.training.state import best_weights, new_state

@@ -1,0 +1,92 @@
+"""The numbers of a patch's random change."""
+
+import numpy as np
+import pytest
+
+from jaxseg.config import Augment
+from jaxseg.imaging import draws
+
+NOTHING = {name: 0.0 for name in vars(Augment()) if name.endswith("_probability")}
+ALWAYS = {name: 1.0 for name in vars(Augment()) if name.endswith("_probability")}
+ISOTROPIC, THICK = (1.0, 1.0, 1.0), (5.0, 0.5, 0.5)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_without_any_change_all_numbers_are_neutral():
+    config, shape = Augment(**NOTHING), (4, 6, 8)
+    np.testing.assert_array_equal(draws.draw_movement(rng(), ISOTROPIC, config), np.eye(3))
+    assert not draws.draw_elastic(rng(), shape, config).any()
+    found = draws.draw_intensity(rng(), shape, ISOTROPIC, 2, config)
+    assert (found["factors"] == 1).all() and (found["exponents"] == 1).all()
+    assert not found["shifts"].any() and not found["gain_strength"] and not found["noise_std"]
+    for axis, size in enumerate(shape):
+        np.testing.assert_array_equal(found[f"smooth_{axis}"], np.eye(size))
+
+
+def test_a_quarter_turn_in_each_plane():
+    np.testing.assert_allclose(
+        draws.rotation((90, 0, 0), ISOTROPIC), [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-12
+    )
+    np.testing.assert_allclose(
+        draws.rotation((0, 0, 90), ISOTROPIC), [[1, 0, 0], [0, 0, -1], [0, 1, 0]], atol=1e-12
+    )
+
+
+def test_rotation_keeps_lengths_in_mm():
+    spacing = np.array([2.0, 1.0, 1.5])
+    matrix = draws.rotation((20, -35, 50), spacing)
+    in_mm = matrix * spacing[:, None] / spacing
+    np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(in_mm) == pytest.approx(1)
+
+
+def test_thick_slices_are_not_turned_into():
+    matrix = draws.rotation((20, -35, 50), THICK)
+    np.testing.assert_array_equal(matrix[0], [1, 0, 0])
+    np.testing.assert_array_equal(matrix[:, 0], [1, 0, 0])
+    assert abs(matrix[1, 2]) > 0.5
+    found = draws.draw_intensity(rng(), (4, 6, 8), THICK, 1, Augment(**ALWAYS))
+    np.testing.assert_array_equal(found["smooth_0"], np.eye(4))
+    assert np.abs(found["smooth_1"] - np.eye(6)).max() > 0.1
+
+
+def test_left_and_right_are_mirrored_alone_unless_asked():
+    config = Augment(**NOTHING | {"flip_probability": 1.0})
+    np.testing.assert_array_equal(
+        draws.draw_movement(rng(), ISOTROPIC, config), np.diag([1, 1, -1])
+    )
+    config = Augment(**NOTHING | {"flip_probability": 1.0}, flip_all_axes=True)
+    np.testing.assert_array_equal(draws.draw_movement(rng(), ISOTROPIC, config), -np.eye(3))
+
+
+@pytest.mark.parametrize("spacing", [ISOTROPIC, THICK, (3.0, 1.0, 1.0)])
+def test_no_drawn_patch_is_larger_than_the_largest_extent(spacing):
+    config, shape = Augment(**ALWAYS, rotation_degrees=30.0, scale_range=(0.7, 1.4)), (8, 12, 16)
+    bound, generator = draws.largest_extent(shape, spacing, config), rng()
+    size = np.array(shape) - 1.0
+    for _ in range(200):
+        linear = draws.draw_movement(generator, spacing, config)
+        nodes = draws.draw_elastic(generator, shape, config)
+        spans = np.abs(linear) @ (size + 2 * np.abs(nodes).max((1, 2, 3)))
+        assert (spans <= bound + 1e-9).all()
+
+
+def test_smoothing_keeps_a_constant_and_the_mean_of_the_middle():
+    for sigma, resolution in ((0.9, 1.0), (0.0, 0.6), (0.7, 0.5)):
+        matrix = draws.smoothing(20, sigma, resolution)
+        np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-5)
+        assert matrix.dtype == np.float32 and (matrix >= 0).all()
+
+
+def test_the_same_generator_gives_the_same_numbers_whatever_happens():
+    """A changed probability must not change what else is drawn."""
+    one = draws.draw_intensity(rng(3), (4, 4, 4), ISOTROPIC, 2, Augment(**ALWAYS))
+    other = draws.draw_intensity(
+        rng(3), (4, 4, 4), ISOTROPIC, 2, Augment(**ALWAYS | {"gamma_probability": 0.0})
+    )
+    for name in ("factors", "shifts", "gain_nodes", "noise_std", "noise_seed", "smooth_1"):
+        np.testing.assert_array_equal(one[name], other[name])
+    assert (other["exponents"] == 1).all()

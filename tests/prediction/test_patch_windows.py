@@ -1,0 +1,96 @@
+"""Volumes predicted in patches: every voxel once more, at any size and spacing."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxseg.config import Config, Evaluation, Input, Model
+from jaxseg.imaging.intensity import normalise, volume_statistics
+from jaxseg.machine.sharding import make_mesh
+from jaxseg.prediction.predictor import Predictor
+from jaxseg.prediction.windows import predict_patches
+from jaxseg.scans.volume import Volume
+
+PATCH = (4, 8, 8)
+
+
+def model(predict, spacing=(), devices=None) -> Predictor:
+    config = Config(
+        input=Input(image_size=PATCH, spacing_mm=spacing),
+        model=Model(widths=(2, 4)),
+        evaluation=Evaluation(batch_size=8),
+    )
+    compiled = jax.jit(lambda weights, image, temperature: predict(image))
+    mesh = make_mesh(devices=devices)
+    return Predictor(compiled, None, None, (1.0,), config, mesh, 8)
+
+
+def head(shape, inner, dtype=np.int16):
+    """A bright box of noise, everything else 0."""
+    image = np.zeros((*shape, 2), dtype)
+    box = tuple(slice(a, b) for a, b in inner)
+    size = image[box].shape
+    image[box] = np.random.default_rng(0).integers(300, 900, size)
+    return image, box
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (3, 5, 7), (9, 17, 12), (10, 30, 9)])
+def test_a_network_that_returns_its_input_gives_back_the_volume(shape):
+    image = np.random.default_rng(1).integers(300, 900, (*shape, 2)).astype(np.int16)
+    predicted = predict_patches(model(lambda x: x[..., :1]), Volume(image))
+    expected = normalise(image, volume_statistics(image))[..., :1]
+    assert predicted.dtype == np.float32
+    np.testing.assert_allclose(predicted, expected, atol=1e-4)
+
+
+def test_only_the_head_is_looked_at():
+    image, box = head((20, 40, 40), [(6, 12), (10, 25), (12, 30)])
+    shapes = []
+
+    def seen(x):
+        shapes.append(x.shape)
+        return x[..., :1]
+
+    predicted = predict_patches(model(seen), Volume(image))
+    expected = normalise(image, volume_statistics(image))[..., :1]
+    near = tuple(slice(s.start - 2, s.stop + 2) for s in box)
+    np.testing.assert_allclose(predicted[near], expected[near], atol=1e-4)
+    predicted[near] = 0
+    assert not predicted.any()
+    assert shapes == [(8, *PATCH, 2)]  # one program, of eight patches at once
+
+
+def test_a_constant_network_is_constant_whatever_the_spacing():
+    image, _ = head((10, 20, 20), [(0, 10), (0, 20), (0, 20)])
+    for spacing in ((), (2.0, 1.0, 1.0), (1.0, 0.7, 1.3)):
+        half = model(lambda x: 0 * x[..., :1] + 0.5, spacing)
+        found = predict_patches(half, Volume(image, (1.5, 1.0, 1.0)))
+        assert found.shape == (10, 20, 20, 1)
+        np.testing.assert_allclose(found, 0.5, rtol=1e-5)
+
+
+def test_another_spacing_leaves_everything_in_its_place():
+    """A smooth blob comes back where it was, from a finer and from a coarser grid."""
+    index = np.stack(np.meshgrid(*map(np.arange, (12, 24, 24)), indexing="ij"), axis=-1)
+    blob = np.exp(-(((index - [5, 13, 10]) / [3, 5, 5]) ** 2).sum(-1))
+    image = (1000 * blob + 100)[..., None].astype(np.float32)
+    expected = predict_patches(model(lambda x: x[..., :1]), Volume(image, (2.0, 1.0, 1.0)))
+    for spacing in ((1.0, 1.0, 1.0), (2.0, 2.0, 1.5)):
+        found = predict_patches(
+            model(lambda x: x[..., :1], spacing), Volume(image, (2.0, 1.0, 1.0))
+        )
+        assert np.abs(found - expected).mean() < 0.05
+        peak = np.unravel_index(found[..., 0].argmax(), found.shape[:3])
+        assert np.abs(np.array(peak) - [5, 13, 10]).max() <= 2
+
+
+def test_the_same_on_one_device_and_on_eight():
+    image, _ = head((10, 30, 25), [(1, 9), (3, 28), (2, 24)])
+
+    def blur(x):
+        left, right = (jax.numpy.roll(x, shift, 2) for shift in (-1, 1))
+        return (0.4 * x + 0.3 * left + 0.3 * right)[..., :1]
+
+    one = predict_patches(model(blur, devices=jax.devices()[:1]), Volume(image))
+    eight = predict_patches(model(blur), Volume(image))
+    np.testing.assert_allclose(one, eight, atol=1e-6)
