@@ -153,7 +153,9 @@ ffi::Error NormGradient(ffi::ThreadPool pool, float epsilon, float slope,
                       bias.typed_data(), epsilon, s);
   // The gradient before the ReLU; at 0 as jax has it: none, but all of it where ReLU leaks.
   const auto passed = [&]<int N, int R>(const AffineRegisters<N, R>& normalised, int64_t at, int r) {
-    const V<N> d = At<N>(dy + at), value = normalised(At<N>(x + at), r);
+    const V<N> d = At<N>(dy + at);
+    if (slope == 1.0f) return d;
+    const V<N> value = normalised(At<N>(x + at), r);
     return slope == 0.0f ? (value > 0.0f ? d : V<N>{}) : (value >= 0.0f ? d : d * slope);
   };
   // Sums of the gradient, and of the gradient times x - mean.
