@@ -30,6 +30,7 @@ struct Rows {
 // result[p, :] = sum over taps and channels of rows.at[i][x + p + j, c] * kernel[i, j, c, :]
 // for P neighbouring pixels and R registers of outputs.
 template <int N, int P, int R>
+[[gnu::noinline]]  // within its caller the registers did not suffice
 void ConvolvePixels(const Rows& rows, int64_t first, const float* kernel, float* result,
                     const Shape& s) {
   V<N> sum[P][R] = {};
@@ -251,6 +252,8 @@ void AddBox(const View& x, const View& g, float* sum, const Box& box, int64_t fr
       };
       int64_t c = from;
       for (; c + kChannels <= to; c += kChannels) add.template operator()<kChannels>(c);
+      if (s.planes > 1)  // images keep their rounding
+        for (; c + 4 <= to; c += 4) add.template operator()<4>(c);
       for (; c + 3 <= to; c += 3) add.template operator()<3>(c);
       for (; c < to; ++c) add.template operator()<1>(c);
     }
