@@ -11,12 +11,12 @@ from benchmarks.peers import Implementation
 from benchmarks.protocol import Worker, WorkerFailed
 
 # Actions before the timed ones; the first compiles, the second may still settle.
-_WARM_UP = {"train": 2, "forward": 2}
+_WARM_UP = {"train": 2, "volumes": 2, "forward": 2}
 _STARTS = 3  # at most; each takes a while
 
 
 class Work(NamedTuple):
-    """What is measured, on images of `size` with a network of `size / 8` features."""
+    """What is measured, on images or volumes of `size` a side."""
 
     task: str
     size: int  # pixels per side
@@ -24,17 +24,19 @@ class Work(NamedTuple):
     dtype: str = "float32"
     steps: int = 1  # per timing; of the input, batches
     workers: int = 0  # loader processes or threads of the input; 0: none
+    width: int = 0  # features of the finest level; 0: an eighth of the size
 
     @property
     def features(self) -> int:
-        """Of the finest level: 32 at 256 pixels, 16 at 128."""
-        return self.size // 8
+        """Of the finest level; of images 32 at 256 pixels, 16 at 128."""
+        return self.width or self.size // 8
 
     @property
     def flops(self) -> float:
         """Operations of the convolutions in one step; 0 for what has no steps."""
-        forward, train = workload.flops(self.features, self.size)
-        return self.batch * {"train": train, "forward": forward}.get(self.task, 0.0)
+        kind = workload.kind_of(self._asdict())
+        forward, train = workload.flops(self.features, self.size, kind)
+        return self.batch * {"train": train, "volumes": train, "forward": forward}.get(self.task, 0)
 
 
 Log = Callable[[str], None]
@@ -58,7 +60,10 @@ def measure(
         folder: scratch folder, one per call.
         progress: is told what is being done.
     """
-    result = {"work": work._asdict() | {"flops": work.flops}, "rounds": options.rounds}
+    result = {
+        "work": work._asdict() | {"flops": work.flops, "features": work.features},
+        "rounds": options.rounds,
+    }
     result |= {"alone": options.alone, "notes": [i.note for i in chosen if i.note]}
     result |= {"implementations": {}, "failed": {}}
     groups = [[one] for one in chosen] if options.alone else [list(chosen)]
@@ -109,7 +114,7 @@ def _actions(
     for name, worker in workers.items():
         found[name]["seconds"] = [a["seconds"] / work.steps for a in answers[name]]
         found[name]["answers"] = answers[name]
-        if work.task in ("train", "forward"):
+        if work.task in ("train", "volumes", "forward"):
             memory = worker.ask("memory")
             found[name] |= {key: memory[key] for key in ("host_bytes", "device_bytes")}
     return found, failed | died

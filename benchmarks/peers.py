@@ -24,7 +24,7 @@ _KERAS = ("keras", ("tensorflow", "keras", "jax", "numpy"), "benchmarks.worker_k
 _JAXSEG = ("jaxseg", "jaxseg", "", ())
 
 IMPLEMENTATIONS = (
-    Implementation(*_JAXSEG, "benchmarks.worker_jaxseg", (*_STEPS, "matmul")),
+    Implementation(*_JAXSEG, "benchmarks.worker_jaxseg", (*_STEPS, "volumes", "matmul")),
     Implementation(*_JAXSEG, "benchmarks.worker_evaluation", ("evaluate",)),
     Implementation(*_JAXSEG, "benchmarks.worker_input_jaxseg", ("input",), {"processes": False}),
     Implementation(
@@ -38,14 +38,16 @@ IMPLEMENTATIONS = (
     Implementation(
         "pytorch_channels_last",
         *_TORCH,
-        (*_STEPS, "matmul", "evaluate"),
+        (*_STEPS, "volumes", "matmul", "evaluate"),
         {"channels_last": True},
     ),
-    Implementation("pytorch_contiguous", *_TORCH, ("train", "forward"), {"channels_last": False}),
+    Implementation(
+        "pytorch_contiguous", *_TORCH, ("train", "volumes", "forward"), {"channels_last": False}
+    ),
     Implementation(
         "pytorch_compile",
         *_TORCH,
-        ("train", "forward", "start"),
+        ("train", "volumes", "forward", "start"),
         {"channels_last": True, "compile": True},
         "pytorch_compile: torch.compile, channels_last",
     ),

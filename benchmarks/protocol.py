@@ -120,7 +120,8 @@ def serve(make: Callable[[dict[str, Any]], tuple[dict[str, Any], Actions]]):
 
     Args:
         make: takes the settings, returns the first answer and the actions by name. An action
-            returns once its work is done; its answer gets "seconds" unless it has its own.
+            returns once its work is done; its answer gets "seconds" and the "cpu_seconds" of all
+            its threads unless it has its own.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -132,9 +133,10 @@ def serve(make: Callable[[dict[str, Any]], tuple[dict[str, Any], Actions]]):
         hello, actions = make(json.loads(sys.argv[1]))
         say(hello)
         for line in sys.stdin:
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             answer = actions[line.strip()]()
-            say({"seconds": time.perf_counter() - start} | answer)
+            spent = {"seconds": time.perf_counter() - start}
+            say(spent | {"cpu_seconds": time.process_time() - cpu} | answer)
     except Exception as error:
         say({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
         raise

@@ -6,6 +6,7 @@ The environments are made on first use. Prints tables and writes everything to a
 """
 
 import argparse
+import itertools
 import json
 import signal
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 from benchmarks import environments, machine, measure, peers, tables
 from benchmarks.measure import Work
 
-TASKS = ("matmul", "train", "forward", "evaluate", "input", "save", "start")
+TASKS = ("matmul", "train", "volumes", "forward", "evaluate", "input", "save", "start")
 
 EVALUATION_BATCH, INPUT_BATCHES = 32, 24
 
@@ -36,6 +37,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--peers", type=_list_of(names), default=list(peers.PEERS), help="'' for jaxseg alone")
     add("--sizes", type=_numbers, default=[256, 128], help="pixels; features are an eighth")
     add("--batch", type=_numbers, default=[4], help="of the training step")
+    add("--volume-sizes", type=_numbers, default=[64, 96], help="voxels a side of volumes")
+    add("--volume-features", type=_numbers, default=[16, 32], help="of volumes' finest level")
+    add("--volume-batch", type=_numbers, default=[1, 2], help="of the training step on volumes")
     add("--forward-batch", type=_numbers, default=[1, 8], help="of the prediction")
     add(
         "--workers",
@@ -55,7 +59,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--environments", type=Path, default=environments.default_folder(), help="folder of venvs")
     add("--output", type=Path, default=Path("benchmarks.json"), help="JSON file to write")
     options = parser.parse_args(argv)
-    if any(size % 16 for size in options.sizes):
+    if any(size % 16 for size in (*options.sizes, *options.volume_sizes)):
         parser.error("sizes must be multiples of 16, since the network pools 4 times")
     try:  # now, not after an hour
         part = _part(options.output)
@@ -99,6 +103,11 @@ def works(options: argparse.Namespace) -> list[Work]:
         for dtype in options.dtypes:
             made += [Work("train", size, n, dtype, options.steps) for n in options.batch]
             made += [Work("forward", size, n, dtype, options.steps) for n in options.forward_batch]
+    volumes = itertools.product(
+        options.volume_sizes, options.volume_features, options.volume_batch, options.dtypes
+    )
+    for size, width, batch, dtype in volumes:
+        made.append(Work("volumes", size, batch, dtype, options.steps, width=width))
     made.append(Work("evaluate", 128, EVALUATION_BATCH))
     for size in options.sizes:
         made += [Work("input", size, 16, steps=INPUT_BATCHES, workers=n) for n in options.workers]

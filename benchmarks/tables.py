@@ -9,6 +9,7 @@ from benchmarks.timing import Spread, ratios, spread
 _TITLES = {
     "matmul": "Large matrix product, 10 times",
     "train": "Training step",
+    "volumes": "Training step on volumes, instance norm, 3 regions",
     "forward": "Forward",
     "evaluate": "Evaluation of 1000 slices (jaxseg with reading, scores and HD95; PyTorch forward)",
     "input": "Input: a batch read, normalised, flipped and moved",
@@ -56,11 +57,13 @@ def heading(result: Mapping[str, Any], reference: str) -> str:
     how = "one after the other" if result["alone"] else "in turn"
     parts = [f"{_TITLES[work['task']]}"]
     if work["task"] != "matmul":
-        parts.append(f"{work['size']}x{work['size']}x3, batch {work['batch']}")
+        shape = (work["size"],) * (3 if work["task"] == "volumes" else 2)
+        channels = 4 if work["task"] == "volumes" else 3
+        parts.append(f"{'x'.join(map(str, (*shape, channels)))}, batch {work['batch']}")
     if work["task"] == "input":
         parts.append(f"loaders: {work['workers']}")
     elif work["task"] != "matmul":
-        parts.append(f"{work['size'] // 8} features, {work['dtype']}")
+        parts.append(f"{work['features']} features, {work['dtype']}")
     parts.append(f"{result['rounds']} rounds {how}")
     if reference:
         parts.append(f"ratios of times to {reference}")
@@ -120,12 +123,18 @@ def _compile(one: One, _: Mapping[str, Any]) -> str:
     return f"{max(one['first']['seconds'] - sum(one['seconds'][:1]), 0):.1f} s"
 
 
+def _cpu_seconds(one: One, result: Mapping[str, Any]) -> float:
+    """Return the median of a step, all threads together: fair where other programs run too."""
+    return statistics.median(a["cpu_seconds"] for a in one["answers"]) / result["work"]["steps"]
+
+
 _STEP = (
     ("images/s", _images),
     ("GFLOP/s", lambda one, r: f"{_per_second(r['work']['flops'], one) / 1e9:.3g}"),
     ("of matmul", _share),
     ("peak memory", _gigabytes("host_bytes")),
     ("on device", _gigabytes("device_bytes")),
+    ("CPU s", lambda one, r: f"{_cpu_seconds(one, r):.4g}"),
     ("compile", _compile),
     ("parameters", lambda one, _: f"{one['parameters']:,}"),
 )
@@ -133,6 +142,7 @@ _STEP = (
 _EXTRA: dict[str, tuple[tuple[str, Callable[[One, Mapping[str, Any]], str]], ...]] = {
     "matmul": (("GFLOP/s", lambda one, _: f"{flops_per_second(one) / 1e9:.0f}"),),
     "train": (*_STEP, ("first loss", lambda one, _: f"{one['first']['loss']:.5f}")),
+    "volumes": (*_STEP, ("first loss", lambda one, _: f"{one['first']['loss']:.5f}")),
     "forward": (*_STEP, ("mean", lambda one, _: f"{one['first']['mean']:.5f}")),
     "evaluate": (("mean Dice", _median_of("answers", "dice", "{:.3f}")),),
     "input": (

@@ -30,10 +30,15 @@ import numpy as np  # noqa: E402
 
 def make_config(settings: dict[str, Any]) -> Config:
     """Return the common settings: plain Adam, BCE + Dice over the batch."""
-    size = settings["size"]
+    kind = workload.kind_of(settings)
     return Config(
-        input=Input(image_size=(size, size)),
-        model=Model(widths=workload.widths(settings["features"]), compute_dtype=settings["dtype"]),
+        input=Input(image_size=(settings["size"],) * kind.rank),
+        model=Model(
+            widths=workload.widths(settings["features"]),
+            num_classes=kind.regions,
+            norm=kind.norm,
+            compute_dtype=settings["dtype"],
+        ),
         optimizer=Optimizer(
             learning_rate=workload.LEARNING_RATE, warmup_steps=0, weight_decay=0.0, clip_norm=0.0
         ),
@@ -41,10 +46,15 @@ def make_config(settings: dict[str, Any]) -> Config:
     )
 
 
-def common_state(config: Config, features: int, mesh: jax.sharding.Mesh) -> TrainState:
+def common_state(
+    config: Config,
+    features: int,
+    mesh: jax.sharding.Mesh,
+    kind: workload.Kind = workload.IMAGES,
+) -> TrainState:
     """Return the state of step 0 with the common weights."""
-    state = new_state(config, workload.CHANNELS, mesh)
-    params = flax.traverse_util.unflatten_dict(workload.make_weights(features), sep="/")
+    state = new_state(config, kind.channels, mesh)
+    params = flax.traverse_util.unflatten_dict(workload.make_weights(features, kind), sep="/")
     params = jax.tree.map(
         lambda old, new, where: jax.device_put(jnp.asarray(new).reshape(old.shape), where),
         state.weights.params,
@@ -56,7 +66,8 @@ def common_state(config: Config, features: int, mesh: jax.sharding.Mesh) -> Trai
 
 def common_batch(settings: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """Return the common images and masks as a batch on the device."""
-    image, mask = workload.make_batch(settings["batch"], settings["size"])
+    kind = workload.kind_of(settings)
+    image, mask = workload.make_batch(settings["batch"], settings["size"], kind)
     stop = np.zeros(len(image), np.int32)
     return to_global({"image": image, "mask": mask.astype(np.uint8), "stop": stop}, mesh)
 
@@ -65,7 +76,7 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
     """Make state, batch and steps; see `protocol.serve`."""
     keep_compiled_programs()
     config, mesh = make_config(settings), make_mesh()
-    state = common_state(config, settings["features"], mesh)
+    state = common_state(config, settings["features"], mesh, workload.kind_of(settings))
     batch = common_batch(settings, mesh)
     weights = jax.tree.map(jnp.copy, best_weights(state))  # the state itself is donated
     train_step = jit_train_step(config, state, mesh)
@@ -88,7 +99,8 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
     }
-    actions = {"train": train, "forward": forward, "memory": memory, "matmul": matmul}
+    actions = {"train": train, "volumes": train, "forward": forward}
+    actions |= {"memory": memory, "matmul": matmul}
     if "folder" in settings:
         actions["save"] = functools.partial(save, Path(settings["folder"]), state)
     return hello, actions

@@ -29,14 +29,17 @@ def make_model(settings: dict[str, Any]) -> torch.nn.Module:
         wide = (*workload.widths(features), features)
         model = BasicUNet(2, workload.CHANNELS, 1, wide, norm="batch", act="relu")
     else:
-        model = torch_unet.UNet(features)
-        torch_unet.load_weights(model, workload.make_weights(features))
+        kind = workload.kind_of(settings)
+        model = torch_unet.UNet(features, kind)
+        torch_unet.load_weights(model, workload.make_weights(features, kind))
     return model.to(DEVICE, memory_format=memory_format(settings))
 
 
 def memory_format(settings: dict[str, Any]) -> torch.memory_format:
     """Return how the channels lie in memory."""
-    return torch.channels_last if settings["channels_last"] else torch.contiguous_format
+    if not settings["channels_last"]:
+        return torch.contiguous_format
+    return torch.channels_last_3d if workload.kind_of(settings).rank == 3 else torch.channels_last
 
 
 def synchronise():
@@ -50,8 +53,8 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.backends.cudnn.benchmark = True
     model = make_model(settings)
-    image, mask = workload.make_batch(settings["batch"], settings["size"])
-    image, mask = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (image, mask))
+    made = workload.make_batch(settings["batch"], settings["size"], workload.kind_of(settings))
+    image, mask = (torch.from_numpy(x).movedim(-1, 1) for x in made)
     on_host = image.contiguous(memory_format=memory_format(settings))
     image, mask = on_host.to(DEVICE), mask.to(DEVICE)
     fused = DEVICE == "cuda"  # the fastest there
@@ -107,6 +110,7 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
         "versions": versions("torch", "monai"),
     }
     actions = {"train": train, "forward": forward, "evaluate": evaluate, "save": save}
+    actions["volumes"] = train
     return hello, actions | {"memory": memory, "matmul": matmul}
 
 

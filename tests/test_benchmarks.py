@@ -1,5 +1,6 @@
 """The benchmark's harness, with workers that do no work: protocol, turns, ratios, tables."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from benchmarks.profile_step import largest, places
 from benchmarks.protocol import ROOT, Worker, WorkerFailed
 from jaxseg.config import Config, Input, Model
 from jaxseg.machine.sharding import make_mesh
+from jaxseg.models.unet import UNet
 from jaxseg.training.state import abstract_state
 
 FAKE = [sys.executable, "-m", "tests.fake_worker"]
@@ -49,9 +51,11 @@ def start(tmp_path):
 def test_a_worker_answers_and_what_libraries_print_is_in_its_log(start):
     worker = start(times=[0.25, 0.5])
     assert worker.hello["parameters"] == 7
-    assert worker.ask("train") == {"seconds": 0.25, "loss": 1.5, "mean": 0.5}
+    answer = {"seconds": 0.25, "cpu_seconds": 0.25, "loss": 1.5, "mean": 0.5}
+    assert worker.ask("train") == answer
     assert worker.ask("train")["seconds"] == 0.5
-    assert 0.05 <= worker.ask("wait")["seconds"] < 5  # timed by the worker itself
+    timed = worker.ask("wait")  # by the worker itself
+    assert 0.05 <= timed["seconds"] < 5 and 0 <= timed["cpu_seconds"] <= timed["seconds"]
     assert worker.startup_seconds > 0
     assert (
         worker.log.read_text().splitlines()
@@ -139,8 +143,8 @@ def test_a_run_prints_the_table_and_writes_everything(monkeypatch, tmp_path, cap
     table = capsys.readouterr().out
     rows = [line.split() for line in table.splitlines()]
     # Ratios round by round: 2/1 and 3/2. 4 images of 0.285 GFLOP in 2.5 s.
-    jaxseg = "jaxseg 2.5 2.25 to 2.75 1.75 1.62 to 1.88 1.6 0.456 2.00 GB 7.0 s 7 1.50000"
-    peer = "peer 1.5 1.25 to 1.75 1.00 1.00 to 1.00 2.67 0.761 2.00 GB 8.0 s 7 1.50000"
+    jaxseg = "jaxseg 2.5 2.25 to 2.75 1.75 1.62 to 1.88 1.6 0.456 2.00 GB 0.25 7.0 s 7 1.50000"
+    peer = "peer 1.5 1.25 to 1.75 1.00 1.00 to 1.00 2.67 0.761 2.00 GB 0.25 8.0 s 7 1.50000"
     assert rows.index(peer.split()) < rows.index(jaxseg.split()), "the fastest comes first"
     assert "dying: no result: the worker died, exit code 3: the reason why" in table
     assert "broken: no result: ImportError: no module of that name" in table
@@ -206,6 +210,7 @@ def test_empty_columns_are_left_out():
         (["--sizes=256,0"], "give whole numbers from 1 on"),
         (["--batch=x"], "give whole numbers from 1 on"),
         (["--sizes=100"], "sizes must be multiples of 16"),
+        (["--volume-sizes=72"], "sizes must be multiples of 16"),
         (["--rounds=0"], "give whole numbers from 1 on"),
         (["--output=/proc/no/such.json"], "--output /proc/no/such.json: cannot be written"),
     ],
@@ -226,6 +231,9 @@ def test_what_is_measured_follows_the_options():
     ]
     assert [w.batch for w in works if w.task == "forward" and w.size == 128] == [1, 8]
     assert {w.task for w in works} == {"train", "forward", "input"}
+    options = run.parse(["--only=volumes", "--volume-sizes=64", "--volume-features=16,32"])
+    works = [(w.size, w.features, w.batch) for w in run.works(options)]
+    assert works == [(64, 16, 1), (64, 16, 2), (64, 32, 1), (64, 32, 2)]
     names = [i.name for i in peers.select("train", ["pytorch"])]
     assert names == ["jaxseg", "pytorch_channels_last", "pytorch_contiguous", "pytorch_compile"]
     assert [i.name for i in peers.select("train", ["pytorch_compile"])] == [
@@ -285,12 +293,38 @@ def test_the_common_weights_are_those_of_jaxseg(size, parameters):
     assert {name: x.shape for name, x in weights.items()} == shapes
 
 
+def test_the_common_weights_of_volumes_are_those_of_jaxseg():
+    kind = workload.VOLUMES
+    weights = workload.make_weights(8, kind)
+    model = UNet(Model(widths=workload.widths(8), num_classes=kind.regions, norm=kind.norm))
+    volume = jax.ShapeDtypeStruct((1, *(16,) * kind.rank, kind.channels), np.float32)
+    make = functools.partial(model.init, train=False)
+    params = jax.eval_shape(make, jax.random.key(0), volume)["params"]
+    shapes = {
+        "/".join(key.key for key in path): x.shape
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+    }
+    assert {name: x.shape for name, x in weights.items()} == shapes
+
+
+def test_regions_of_the_common_volumes_lie_within_one_another():
+    image, mask = workload.make_batch(5, 32, workload.VOLUMES)
+    assert image.shape == (5, 32, 32, 32, 4) and image.dtype == np.float32
+    sides = np.cbrt(mask.sum((1, 2, 3)))
+    np.testing.assert_allclose(sides, [[8, 6, 4]] * 3 + [[0] * 3, [8, 6, 4]], rtol=1e-6)
+    assert (mask[..., 0] >= mask[..., 1]).all() and (mask[..., 1] >= mask[..., 2]).all()
+
+
 def test_operations_of_a_step():
     """24.1 and 72.3 GFLOP, as counted layer by layer for the network at 256 pixels."""
     forward, train = workload.flops(32, 256)
     assert forward == pytest.approx(24.1e9, rel=2e-3)
     assert train == pytest.approx(72.3e9, rel=2e-3)
     assert measure.Work("train", 256, 4).flops == 4 * train
+    # By level: 15.4, 8.2, 4.1, 2.0 and 0.3 GFLOP forward, up-sampling 0.5; three times, less 0.9.
+    volumes = measure.Work("volumes", 64, 2, width=16)
+    assert volumes.features == 16
+    assert volumes.flops == pytest.approx(2 * 90.7e9, rel=2e-3)
 
 
 def test_the_profile_names_the_most_expensive_operations_and_their_place():

@@ -3,8 +3,8 @@
 XLA's own gradients of the transposed convolution and of max-pooling run tens of times
 slower on CPU than the rest of the network. Both operations on non-overlapping windows of
 2 are exactly a matrix product and a maximum over a reshaped axis; tests compare values
-and gradients with flax's `nn.ConvTranspose` and `nn.max_pool`. The 3x3 convolution and batch norm
-are XLA's, but for a single CPU device, where `native` has faster ones.
+and gradients with flax's `nn.ConvTranspose` and `nn.max_pool`. Convolutions of 3x3 and 3x3x3,
+batch and instance norm are XLA's, but for a single CPU device, where `native` has faster ones.
 """
 
 import functools
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from jaxseg.models import native
 
+_NATIVE_WINDOWS = (3, 3), (1, 3, 3), (3, 3, 3)
+
 
 def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
     """Convolve as `jax.lax.conv_general_dilated` does; what `nn.Conv` is to call.
@@ -26,12 +28,13 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> ja
         strides, padding, options: as `nn.Conv` gives them.
 
     Returns:
-        [B, *S, O], equal up to rounding; 3x3 exactly where `native` is not available.
+        [B, *S, O], equal up to rounding; exactly where `native` is not available or the window
+        is none of 3x3, 1x3x3 and 3x3x3.
     """
     # A window of one pixel is a matrix product, whose gradient is faster than a convolution's.
     if kernel.size == kernel.shape[-2] * kernel.shape[-1] and set(strides) == {1}:
         return product(x, kernel.reshape(kernel.shape[-2:]))
-    simple = x.ndim == 4 and kernel.shape[:2] == (3, 3) and padding == "SAME"
+    simple = kernel.shape[:-2] in _NATIVE_WINDOWS and padding == "SAME"
     simple &= set(strides) == {1} and x.dtype == kernel.dtype == jnp.float32
     if simple and native.fits(kernel.shape[-1]) and native.available():
         return _convolve_native(x, kernel)
@@ -52,10 +55,12 @@ def _convolve_native_backward(saved: tuple, dy: jax.Array) -> tuple[jax.Array, j
     if native.fits(x.shape[-1]):
         dx = native.image_gradient(dy, kernel)
     else:  # the scans themselves, whose gradient nobody asks for and XLA leaves out
-        mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-        order = ("NHWC", "HWIO", "NHWC")
-        dx = jax.lax.conv_general_dilated(dy, mirrored, (1, 1), "SAME", dimension_numbers=order)
-    return dx, native.kernel_gradient(x, dy)
+        window, axes = kernel.shape[:-2], "DHW"[-(x.ndim - 2) :]
+        mirrored = jnp.flip(kernel, range(len(window))).swapaxes(-1, -2)
+        order = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+        strides = (1,) * len(window)
+        dx = jax.lax.conv_general_dilated(dy, mirrored, strides, "SAME", dimension_numbers=order)
+    return dx, native.kernel_gradient(x, dy, kernel.shape[:-2])
 
 
 _convolve_native.defvjp(_convolve_native_forward, _convolve_native_backward)
@@ -120,29 +125,69 @@ class _NativeBatchNorm(nn.Module):
         bias = self.param("bias", initial.zeros_init(), shape, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        y, *statistics = _batch_norm_native(x, scale, bias, self.epsilon, self.relu)
+        slope = 0.0 if self.relu else 1.0
+        flat = x.reshape(1, -1, x.shape[-1])
+        y, *statistics = _norm_native(flat, scale, bias, self.epsilon, slope)
         statistics = jax.lax.stop_gradient(statistics)  # it has none for them
         if not self.is_initializing():
             for running, new in zip((mean, variance), statistics, strict=True):
-                running.value = self.momentum * running.value + (1 - self.momentum) * new
+                running.value = self.momentum * running.value + (1 - self.momentum) * new[0]
+        return y.reshape(x.shape)
+
+
+def instance_norm(x: jax.Array, slope: float, dtype: jnp.dtype, epsilon: float = 1e-6) -> jax.Array:
+    """Normalise each channel of each sample, then leaky ReLU; to be called by a compact module.
+
+    Args:
+        x: [B, *S, C].
+        slope: what is negative in the end is multiplied with it; 0: ReLU, 1: left as it is.
+        dtype: of the result; statistics are taken in float32.
+        epsilon: added to the variance.
+
+    Returns:
+        [B, *S, C]; the variables are those of an `nn.GroupNorm` with the name "instance".
+    """
+    in_float32 = x.dtype == dtype == jnp.float32
+    if in_float32 and native.fits(x.shape[-1]) and native.available():
+        return _NativeInstanceNorm(epsilon, slope, name="instance")(x)
+    # Two-pass variance, as with the batch.
+    common = {"epsilon": epsilon, "dtype": dtype, "use_fast_variance": False, "name": "instance"}
+    y = nn.GroupNorm(num_groups=x.shape[-1], **common)(x)
+    if slope == 1:
         return y
+    return nn.leaky_relu(y, slope) if slope else nn.relu(y)
+
+
+class _NativeInstanceNorm(nn.Module):
+    """`nn.GroupNorm` with a group per channel, then leaky ReLU, of [B, *S, C] float32."""
+
+    epsilon: float
+    slope: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, initial = x.shape[-1:], nn.initializers
+        scale = self.param("scale", initial.ones_init(), shape, jnp.float32)
+        bias = self.param("bias", initial.zeros_init(), shape, jnp.float32)
+        flat = x.reshape(x.shape[0], -1, x.shape[-1])
+        return _norm_native(flat, scale, bias, self.epsilon, self.slope)[0].reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _batch_norm_native(x, scale, bias, epsilon: float, relu: bool) -> tuple[jax.Array, ...]:
-    return tuple(native.batch_norm(x, scale, bias, epsilon, relu))
+def _norm_native(x, scale, bias, epsilon: float, slope: float) -> tuple[jax.Array, ...]:
+    return tuple(native.norm(x, scale, bias, epsilon, slope))
 
 
-def _batch_norm_native_forward(x, scale, bias, epsilon: float, relu: bool) -> tuple[tuple, tuple]:
-    y, *statistics = native.batch_norm(x, scale, bias, epsilon, relu)
+def _norm_native_forward(x, scale, bias, epsilon: float, slope: float) -> tuple[tuple, tuple]:
+    y, *statistics = native.norm(x, scale, bias, epsilon, slope)
     return (y, *statistics), (x, statistics, scale, bias)
 
 
-def _batch_norm_native_backward(epsilon: float, relu: bool, saved: tuple, gradients) -> tuple:
-    return tuple(native.batch_norm_gradient(gradients[0], *saved, epsilon, relu))
+def _norm_native_backward(epsilon: float, slope: float, saved: tuple, gradients) -> tuple:
+    return tuple(native.norm_gradient(gradients[0], *saved, epsilon, slope))
 
 
-_batch_norm_native.defvjp(_batch_norm_native_forward, _batch_norm_native_backward)
+_norm_native.defvjp(_norm_native_forward, _norm_native_backward)
 
 
 class UpConv(nn.Module):

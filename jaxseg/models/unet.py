@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.config import Model
-from jaxseg.models.layers import UpConv, batch_norm, convolve, max_pool, repeat
+from jaxseg.models.layers import UpConv, batch_norm, convolve, instance_norm, max_pool, repeat
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
 
@@ -24,12 +24,9 @@ class Norm(nn.Module):
         """Normalise [B, *S, C]; batch statistics are those of the global batch."""
         if self.kind == "batch":
             return batch_norm(x, train, self.relu, self.dtype)
-        channels = x.shape[-1]
-        groups = (
-            channels
-            if self.kind == "instance"
-            else max(g for g in range(1, 9) if channels % g == 0)
-        )
+        if self.kind == "instance":
+            return instance_norm(x, 0.0 if self.relu else 1.0, self.dtype)
+        groups = max(g for g in range(1, 9) if x.shape[-1] % g == 0)
         # Two-pass variance, as with the batch.
         common = {"dtype": self.dtype, "use_fast_variance": False, "name": self.kind}
         y = nn.GroupNorm(num_groups=groups, **common)(x)

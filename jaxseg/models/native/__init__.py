@@ -1,4 +1,4 @@
-"""Convolution and batch norm of jaxseg's own for the CPU: C++, compiled on first use.
+"""Convolution, batch and instance norm of jaxseg's own for the CPU: C++, compiled on first use.
 
 Needs a C++20 compiler (g++ or clang++, as torch.compile does) and makes one small library in
 the user's cache folder, whose functions XLA calls. Where that cannot be, or on other devices,
@@ -34,8 +34,8 @@ _SYMBOLS = {
     "jaxseg_convolve": "JaxsegConvolve",
     "jaxseg_image_gradient": "JaxsegImageGradient",
     "jaxseg_kernel_gradient": "JaxsegKernelGradient",
-    "jaxseg_batch_norm": "JaxsegBatchNorm",
-    "jaxseg_batch_norm_gradient": "JaxsegBatchNormGradient",
+    "jaxseg_norm": "JaxsegNorm",
+    "jaxseg_norm_gradient": "JaxsegNormGradient",
 }
 _MULTIPLE = 8  # of the number of channels made: the smallest register of floats
 _plain = False
@@ -109,64 +109,83 @@ def _built() -> Path:
 
 
 def convolve(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve with a 3x3 kernel, zeros outside the image.
+    """Convolve with a kernel of 3x3, 1x3x3 or 3x3x3 pixels, zeros outside the image.
 
     Args:
-        image: [B, H, W, C] float32.
-        kernel: [3, 3, C, O] float32, `fits(O)`.
+        image: [B, H, W, C] or [B, D, H, W, C] float32.
+        kernel: [3, 3, C, O], or [1 or 3, 3, 3, C, O], float32, `fits(O)`.
 
     Returns:
-        [B, H, W, O] float32.
+        [B, (D,) H, W, O] float32.
     """
-    return _call("jaxseg_convolve", [(*image.shape[:3], kernel.shape[3])], image, kernel)[0]
+    shape = (*image.shape[:-1], kernel.shape[-1])
+    return _convolved("jaxseg_convolve", image, kernel, shape)
 
 
 def image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the gradient of the image, [B, H, W, C], `fits(C)`; gradient [B, H, W, O]."""
-    shape = (*gradient.shape[:3], kernel.shape[2])
-    return _call("jaxseg_image_gradient", [shape], gradient, kernel)[0]
+    """Return the gradient of the image, [B, *S, C], `fits(C)`; gradient [B, *S, O]."""
+    shape = (*gradient.shape[:-1], kernel.shape[-2])
+    return _convolved("jaxseg_image_gradient", gradient, kernel, shape)
 
 
-def kernel_gradient(image: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Return the gradient of the kernel, [3, 3, C, O], `fits(O)`; gradient [B, H, W, O]."""
-    shape = (3, 3, image.shape[3], gradient.shape[3])
-    return _call("jaxseg_kernel_gradient", [shape], image, gradient)[0]
+def kernel_gradient(image: jax.Array, gradient: jax.Array, window: tuple[int, ...]) -> jax.Array:
+    """Return the gradient of the kernel, [*window, C, O], `fits(O)`; gradient [B, *S, O]."""
+    channels = image.shape[-1], gradient.shape[-1]
+    shape = (window[0] if len(window) == 3 else 1, 3, 3, *channels)
+    arrays = _planes(image, window), _planes(gradient, window)
+    return _call("jaxseg_kernel_gradient", [shape], *arrays)[0].reshape(*window, *channels)
 
 
-def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, relu: bool
+def _convolved(target: str, image: jax.Array, kernel: jax.Array, shape: tuple[int, ...]):
+    image = _planes(image, kernel.shape[:-2])
+    result = (*image.shape[:-1], shape[-1])
+    kernel = kernel.reshape(-1, 3, 3, *kernel.shape[-2:])
+    return _call(target, [result], image, kernel)[0].reshape(shape)
+
+
+def _planes(image: jax.Array, window: tuple[int, ...]) -> jax.Array:
+    """Return [B, *S, C] as [B, D, H, W, C]: one plane each where the window has one."""
+    if len(window) == 3 and window[0] == 3:
+        return image
+    return image.reshape(-1, 1, *image.shape[-3:])
+
+
+def norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, slope: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalise by the batch's own mean and variance.
+    """Normalise each group by its own mean and variance.
 
     Args:
-        x: [..., C] float32, `fits(C)`, at least one number per channel.
+        x: [G, P, C] float32, `fits(C)`, at least one number per group and channel: batch norm
+            has one group, instance norm one per sample.
         scale, bias: [C] float32.
         epsilon: added to the variance.
-        relu: set what is negative to 0 in the end.
+        slope: what is negative in the end is multiplied with it; 0: ReLU, 1: left as it is.
 
     Returns:
-        [..., C] like x, mean [C] and biased variance [C]; sums are taken in float64.
+        [G, P, C] like x, mean [G, C] and biased variance [G, C]; sums are taken in float64.
     """
-    shapes = x.shape, scale.shape, scale.shape
-    return _call("jaxseg_batch_norm", shapes, x, scale, bias, epsilon=epsilon, relu=relu)
+    statistics = x.shape[0], x.shape[2]
+    shapes = x.shape, statistics, statistics
+    return _call("jaxseg_norm", shapes, x, scale, bias, epsilon=epsilon, slope=slope)
 
 
-def batch_norm_gradient(
+def norm_gradient(
     dy: jax.Array,
     x: jax.Array,
     statistics: tuple[jax.Array, jax.Array],
     scale: jax.Array,
     bias: jax.Array,
     epsilon: float,
-    relu: bool,
+    slope: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the gradients of x, scale and bias; dy is that of the first result of `batch_norm`.
+    """Return the gradients of x, scale and bias; dy is that of the first result of `norm`.
 
-    The arguments after dy are those of `batch_norm` and the mean and variance it returned.
+    The arguments after dy are those of `norm` and the mean and variance it returned.
     """
     shapes = x.shape, scale.shape, scale.shape
     arrays = dy, x, *statistics, scale, bias
-    return _call("jaxseg_batch_norm_gradient", shapes, *arrays, epsilon=epsilon, relu=relu)
+    return _call("jaxseg_norm_gradient", shapes, *arrays, epsilon=epsilon, slope=slope)
 
 
 def _call(target: str, shapes: Sequence[tuple[int, ...]], *arrays: jax.Array, **options):

@@ -1,4 +1,7 @@
-// Batch norm over pixels [P, C], followed by ReLU where asked, and its gradient, for the CPU.
+// Norm over the pixels of groups [G, P, C], followed by leaky ReLU, and its gradient, for the CPU.
+//
+// Batch norm has one group, instance norm one for each sample. What is negative in the end is
+// multiplied with `slope`: 0 is ReLU, 1 leaves everything as it is.
 //
 // XLA goes through the pixels about six times forward and fourteen times backward, this three and
 // five times: large images do not fit into the cache, and the memory is what takes the time.
@@ -11,27 +14,23 @@
 namespace {
 
 struct Extent {
-  int64_t pixels, channels;
-};
-
-// What each channel is normalised with: y = (x - mean) * factor + bias.
-struct Affine {
-  std::vector<float> mean, factor, bias;
+  int64_t groups, pixels, channels;
 };
 
 Extent ExtentOf(const ffi::Buffer<ffi::F32>& x) {
   auto d = x.dimensions();
-  return {static_cast<int64_t>(x.element_count()) / d.back(), d.back()};
+  return {d[0], d[1], d[2]};
 }
 
 // Calls body(part, first, last) for blocks of pixels that a core's cache holds; those of one part
-// in their order.
+// in their order. Each group has kParts parts, and pixels count on from group to group.
 template <typename Body>
 void ForBlocks(ffi::ThreadPool& pool, const Extent& s, const Body& body) {
   const int64_t block = std::max<int64_t>(16384 / s.channels, 1);
-  Parallel(pool, kParts, [&](int part) {
-    const int64_t end = s.pixels * (part + 1) / kParts;
-    for (int64_t p = s.pixels * part / kParts; p < end; p += block)
+  Parallel(pool, s.groups * kParts, [&](int part) {
+    const int64_t start = part / kParts * s.pixels, share = part % kParts;
+    const int64_t end = start + s.pixels * (share + 1) / kParts;
+    for (int64_t p = start + s.pixels * share / kParts; p < end; p += block)
       body(part, p, std::min(p + block, end));
   });
 }
@@ -51,8 +50,9 @@ struct Moments {
   }
 };
 
-Moments MomentsOf(ffi::ThreadPool& pool, const float* x, const Extent& s) {
-  std::vector<Moments> parts(kParts, Moments(s.channels));
+// Returns those of each group.
+std::vector<Moments> MomentsOf(ffi::ThreadPool& pool, const float* x, const Extent& s) {
+  std::vector<Moments> parts(s.groups * kParts, Moments(s.channels));
   ForBlocks(pool, s, [&](int part, int64_t first, int64_t last) {
     const float n = last - first;
     ForChannels(s.channels, [&]<int N, int R>(int64_t c) {
@@ -70,87 +70,99 @@ Moments MomentsOf(ffi::ThreadPool& pool, const float* x, const Extent& s) {
     });
     parts[part].n += n;
   });
-  for (int part = 1; part < kParts; ++part) {
-    if (parts[part].n == 0) continue;  // fewer pixels than parts
-    for (int64_t c = 0; c < s.channels; ++c)
-      parts[0].Merge(c, parts[part].n, parts[part].mean[c], parts[part].squares[c]);
-    parts[0].n += parts[part].n;
+  std::vector<Moments> groups;
+  for (int64_t group = 0; group < s.groups; ++group) {
+    Moments& whole = groups.emplace_back(std::move(parts[group * kParts]));
+    for (int part = group * kParts + 1; part < (group + 1) * kParts; ++part) {
+      if (parts[part].n == 0) continue;  // fewer pixels than parts
+      for (int64_t c = 0; c < s.channels; ++c)
+        whole.Merge(c, parts[part].n, parts[part].mean[c], parts[part].squares[c]);
+      whole.n += parts[part].n;
+    }
   }
-  return parts[0];
+  return groups;
 }
 
-Affine MakeAffine(const float* mean, const float* variance, const float* scale, const float* bias,
-                  float epsilon, int64_t channels) {
-  Affine made{{mean, mean + channels}, std::vector<float>(channels), {bias, bias + channels}};
-  for (int64_t c = 0; c < channels; ++c)
-    made.factor[c] = scale[c] / std::sqrt(variance[c] + epsilon);
-  return made;
-}
+// What each channel is normalised with: y = (x - mean) * factor + bias; mean and factor [G, C].
+struct Affine {
+  const float *mean, *bias;
+  std::vector<float> factor;
+
+  Affine(const float* mean, const float* variance, const float* scale, const float* bias,
+         float epsilon, const Extent& s)
+      : mean(mean), bias(bias), factor(s.groups * s.channels) {
+    for (int64_t i = 0; i < s.groups * s.channels; ++i)
+      factor[i] = scale[i % s.channels] / std::sqrt(variance[i] + epsilon);
+  }
+};
 
 template <int N, int R>
 struct AffineRegisters {
   V<N> mean[R], factor[R], bias[R];
 
-  AffineRegisters(const Affine& affine, int64_t c) {
+  AffineRegisters(const Affine& affine, int64_t first, int64_t c) {  // first: of the group
     for (int r = 0; r < R; ++r) {
-      mean[r] = At<N>(&affine.mean[c + r * N]);
-      factor[r] = At<N>(&affine.factor[c + r * N]);
+      mean[r] = At<N>(&affine.mean[first + c + r * N]);
+      factor[r] = At<N>(&affine.factor[first + c + r * N]);
       bias[r] = At<N>(&affine.bias[c + r * N]);
     }
   }
   V<N> operator()(V<N> x, int r) const { return (x - mean[r]) * factor[r] + bias[r]; }
 };
 
-ffi::Error BatchNorm(ffi::ThreadPool pool, float epsilon, bool relu, ffi::Buffer<ffi::F32> image,
-                     ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> bias,
-                     ffi::Result<ffi::Buffer<ffi::F32>> result,
-                     ffi::Result<ffi::Buffer<ffi::F32>> mean,
-                     ffi::Result<ffi::Buffer<ffi::F32>> variance) {
+ffi::Error Norm(ffi::ThreadPool pool, float epsilon, float slope, ffi::Buffer<ffi::F32> image,
+                ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> bias,
+                ffi::Result<ffi::Buffer<ffi::F32>> result, ffi::Result<ffi::Buffer<ffi::F32>> mean,
+                ffi::Result<ffi::Buffer<ffi::F32>> variance) {
   const Extent s = ExtentOf(image);
   const float* x = image.typed_data();
-  const Moments moments = MomentsOf(pool, x, s);
-  for (int64_t c = 0; c < s.channels; ++c) {
-    mean->typed_data()[c] = moments.mean[c];
-    variance->typed_data()[c] = moments.squares[c] / moments.n;
+  const std::vector<Moments> moments = MomentsOf(pool, x, s);
+  for (int64_t i = 0; i < s.groups * s.channels; ++i) {
+    const Moments& group = moments[i / s.channels];
+    mean->typed_data()[i] = group.mean[i % s.channels];
+    variance->typed_data()[i] = group.squares[i % s.channels] / group.n;
   }
-  const Affine affine = MakeAffine(mean->typed_data(), variance->typed_data(), scale.typed_data(),
-                                   bias.typed_data(), epsilon, s.channels);
+  const Affine affine(mean->typed_data(), variance->typed_data(), scale.typed_data(),
+                      bias.typed_data(), epsilon, s);
   float* y = result->typed_data();
-  ForBlocks(pool, s, [&](int, int64_t first, int64_t last) {
+  ForBlocks(pool, s, [&](int part, int64_t first, int64_t last) {
     ForChannels(s.channels, [&]<int N, int R>(int64_t c) {
-      const AffineRegisters<N, R> normalised(affine, c);
+      const AffineRegisters<N, R> normalised(affine, part / kParts * s.channels, c);
       for (int64_t p = first; p < last; ++p)
         for (int r = 0; r < R; ++r) {
           const int64_t at = p * s.channels + c + r * N;
           const V<N> value = normalised(At<N>(x + at), r);
-          Put<N>(y + at, relu ? (value < 0.0f ? V<N>{} : value) : value);  // NaN stays NaN
+          const V<N> negative = slope == 0.0f ? V<N>{} : value * slope;
+          Put<N>(y + at, value < 0.0f ? negative : value);  // NaN stays NaN
         }
     });
   });
   return ffi::Error::Success();
 }
 
-ffi::Error BatchNormGradient(ffi::ThreadPool pool, float epsilon, bool relu,
-                             ffi::Buffer<ffi::F32> gradient, ffi::Buffer<ffi::F32> image,
-                             ffi::Buffer<ffi::F32> mean, ffi::Buffer<ffi::F32> variance,
-                             ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> bias,
-                             ffi::Result<ffi::Buffer<ffi::F32>> image_gradient,
-                             ffi::Result<ffi::Buffer<ffi::F32>> scale_gradient,
-                             ffi::Result<ffi::Buffer<ffi::F32>> bias_gradient) {
+ffi::Error NormGradient(ffi::ThreadPool pool, float epsilon, float slope,
+                        ffi::Buffer<ffi::F32> gradient, ffi::Buffer<ffi::F32> image,
+                        ffi::Buffer<ffi::F32> mean, ffi::Buffer<ffi::F32> variance,
+                        ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> bias,
+                        ffi::Result<ffi::Buffer<ffi::F32>> image_gradient,
+                        ffi::Result<ffi::Buffer<ffi::F32>> scale_gradient,
+                        ffi::Result<ffi::Buffer<ffi::F32>> bias_gradient) {
   const Extent s = ExtentOf(image);
   const float *x = image.typed_data(), *dy = gradient.typed_data();
-  const Affine affine = MakeAffine(mean.typed_data(), variance.typed_data(), scale.typed_data(),
-                                   bias.typed_data(), epsilon, s.channels);
-  // The gradient before the ReLU.
+  const Affine affine(mean.typed_data(), variance.typed_data(), scale.typed_data(),
+                      bias.typed_data(), epsilon, s);
+  // The gradient before the ReLU; at 0 as jax has it: none, but all of it where ReLU leaks.
   const auto passed = [&]<int N, int R>(const AffineRegisters<N, R>& normalised, int64_t at, int r) {
     const V<N> d = At<N>(dy + at);
-    return relu ? (normalised(At<N>(x + at), r) > 0.0f ? d : V<N>{}) : d;
+    if (slope == 1.0f) return d;
+    const V<N> value = normalised(At<N>(x + at), r);
+    return slope == 0.0f ? (value > 0.0f ? d : V<N>{}) : (value >= 0.0f ? d : d * slope);
   };
   // Sums of the gradient, and of the gradient times x - mean.
-  std::vector<double> sums(kParts * 2 * s.channels);
+  std::vector<double> sums(s.groups * kParts * 2 * s.channels);
   ForBlocks(pool, s, [&](int part, int64_t first, int64_t last) {
     ForChannels(s.channels, [&]<int N, int R>(int64_t c) {
-      const AffineRegisters<N, R> normalised(affine, c);
+      const AffineRegisters<N, R> normalised(affine, part / kParts * s.channels, c);
       V<N> plain[R] = {}, times[R] = {};
       for (int64_t p = first; p < last; ++p)
         for (int r = 0; r < R; ++r) {
@@ -168,38 +180,45 @@ ffi::Error BatchNormGradient(ffi::ThreadPool pool, float epsilon, bool relu,
     });
   });
   // dx = factor * (d - sum(d) / P - (x - mean) * sum(d * (x - mean)) / (P * (variance + epsilon)))
-  std::vector<float> constant(s.channels), slope(s.channels);
+  std::vector<float> constant(s.groups * s.channels), slopes(s.groups * s.channels);
   for (int64_t c = 0; c < s.channels; ++c) {
-    double plain = 0, times = 0;
-    for (int part = 0; part < kParts; ++part) {
-      plain += sums[part * 2 * s.channels + c];
-      times += sums[(part * 2 + 1) * s.channels + c];
+    double bias_sum = 0, scale_sum = 0;
+    for (int64_t group = 0; group < s.groups; ++group) {
+      double plain = 0, times = 0;
+      for (int part = group * kParts; part < (group + 1) * kParts; ++part) {
+        plain += sums[part * 2 * s.channels + c];
+        times += sums[(part * 2 + 1) * s.channels + c];
+      }
+      const int64_t i = group * s.channels + c;
+      const double spread = variance.typed_data()[i] + static_cast<double>(epsilon);
+      bias_sum += plain;
+      scale_sum += times / std::sqrt(spread);
+      constant[i] = plain / s.pixels;
+      slopes[i] = times / (s.pixels * spread);
     }
-    const double spread = variance.typed_data()[c] + static_cast<double>(epsilon);
-    bias_gradient->typed_data()[c] = plain;
-    scale_gradient->typed_data()[c] = times / std::sqrt(spread);
-    constant[c] = plain / s.pixels;
-    slope[c] = times / (s.pixels * spread);
+    bias_gradient->typed_data()[c] = bias_sum;
+    scale_gradient->typed_data()[c] = scale_sum;
   }
   float* dx = image_gradient->typed_data();
-  ForBlocks(pool, s, [&](int, int64_t first, int64_t last) {
+  ForBlocks(pool, s, [&](int part, int64_t first, int64_t last) {
     ForChannels(s.channels, [&]<int N, int R>(int64_t c) {
-      const AffineRegisters<N, R> normalised(affine, c);
+      const int64_t group = part / kParts * s.channels;
+      const AffineRegisters<N, R> normalised(affine, group, c);
       for (int64_t p = first; p < last; ++p)
         for (int r = 0; r < R; ++r) {
           const int64_t at = p * s.channels + c + r * N;
           const V<N> apart = At<N>(x + at) - normalised.mean[r];
-          const V<N> centred = passed(normalised, at, r) - At<N>(&constant[c + r * N]);
-          Put<N>(dx + at, (centred - apart * At<N>(&slope[c + r * N])) * normalised.factor[r]);
+          const V<N> centred = passed(normalised, at, r) - At<N>(&constant[group + c + r * N]);
+          Put<N>(dx + at, (centred - apart * At<N>(&slopes[group + c + r * N])) * normalised.factor[r]);
         }
     });
   });
   return ffi::Error::Success();
 }
 
-auto Bound() { return BindToPool().Attr<float>("epsilon").Attr<bool>("relu"); }
+auto Bound() { return BindToPool().Attr<float>("epsilon").Attr<float>("slope"); }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegBatchNorm, BatchNorm, (Arrays<3, 3>(Bound())));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegBatchNormGradient, BatchNormGradient, (Arrays<6, 3>(Bound())));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegNorm, Norm, (Arrays<3, 3>(Bound())));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegNormGradient, NormGradient, (Arrays<6, 3>(Bound())));
