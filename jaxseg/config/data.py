@@ -71,9 +71,9 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """From the native slice to the training grid."""
+    """From the native slice to the training grid, or from a volume to patches."""
 
-    image_size: tuple[int, ...] = (256, 256)  # training grid (rows, columns), pixels
+    image_size: tuple[int, ...] = (256, 256)  # training grid ([slices,] rows, columns), voxels
     crop_to_head: bool = False  # cut the head's bounding box out first
     tumour_fraction: float = 0.5  # share drawn from slices with tumour; 0: as they come
     num_workers: int = 0  # loader processes; 0: threads of this process
@@ -81,8 +81,9 @@ class Input:
 
     def __post_init__(self):
         check = Check("input", self)
-        holds = len(self.image_size) == 2 and min(self.image_size) > 0
-        check("image_size", holds, "give two positive numbers (rows, columns)")
+        holds = len(self.image_size) in (2, 3) and min(self.image_size) > 0
+        rule = "give two or three positive numbers, (rows, columns) or (slices, rows, columns)"
+        check("image_size", holds, rule)
         check.fractions("tumour_fraction")
         check.at_least(0, "num_workers", "num_threads")
 
