@@ -57,12 +57,10 @@ class Config:
             rule = f"each level needs {len(size)} numbers, as input.image_size={size} has"
             check(name, not given or len(given[0]) == len(size), rule)
         multiples = self.model.multiple(len(size))
+        by = "model.windows shrink" if self.model.windows else "model.widths shrinks"
         for axis, (length, multiple) in enumerate(zip(size, multiples, strict=True)):
             near = " or ".join(str(n) for n in _multiples_around(length, multiple))
-            rule = (
-                f"axis {axis} must be one of the multiples of {multiple}, as in {near}: by so much "
-                f"model.{'windows' if self.model.windows else 'widths'} shrinks it"
-            )
+            rule = f"axis {axis} must be a multiple of {multiple}, such as {near}: {by} it so much"
             Check("input", self.input)("image_size", length % multiple == 0, rule)
 
 
