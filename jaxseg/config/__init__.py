@@ -3,10 +3,12 @@
 In: a recipe (a Python file with get_config()) and `--config.SECTION.NAME=VALUE`. Out: a frozen,
 checked `Config`. Imports nothing of jaxseg but its errors. Begin with `run.py`, whose sections
 stand in `data.py` and `training.py`; every setting has its default, unit and range there, and
-nowhere else. `from jaxseg import config as c` gives a recipe all of them.
+nowhere else. `networks.py` has the settings of published networks. `from jaxseg import config as
+c` gives a recipe all of them.
 """
 
 from jaxseg.config.data import STRONG_AUGMENT, Augment, Dataset, Input, Split
+from jaxseg.config.networks import fit_levels, nnunet_optimizer, nnunet_plain, residual_encoder_m
 from jaxseg.config.run import Config, Evaluation
 from jaxseg.config.training import EarlyStop, Loss, Mesh, Model, Optimizer, Plateau, Train
 
@@ -25,4 +27,8 @@ __all__ = [
     "Plateau",
     "Split",
     "Train",
+    "fit_levels",
+    "nnunet_optimizer",
+    "nnunet_plain",
+    "residual_encoder_m",
 ]

@@ -86,7 +86,8 @@ class Input:
         check = Check("input", self)
         size, spacing = self.image_size, self.spacing_mm
         holds = len(size) in (2, 3) and min(size) > 0
-        check("image_size", holds, "give two positive numbers, or three for patches of volumes")
+        rule = "give two or three positive numbers, (rows, columns) or (slices, rows, columns)"
+        check("image_size", holds, rule)
         known = len(spacing) == len(size) == 3 and min(spacing) > 0
         rule = "give three positive numbers (slice distance, row, column) or (), for patches only"
         check("spacing_mm", spacing == () or known, rule)

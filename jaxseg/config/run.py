@@ -47,8 +47,23 @@ class Config:
             raise UserError(f"config.seed={self.seed}: must lie in 0..2^31-1")
         if self.profile and (len(self.profile) != 2 or not 0 < self.profile[0] <= self.profile[1]):
             raise UserError(f"config.profile={self.profile}: give (first, last) step, from 1 on")
-        poolings = len(self.model.widths) - 1
-        multiple = 2**poolings
-        fits = all(size % multiple == 0 for size in self.input.image_size)
-        rule = f"must be multiples of {multiple}, since model.widths pools {poolings} times"
-        Check("input", self.input)("image_size", fits, rule)
+        self._check_network_fits()
+
+    def _check_network_fits(self):
+        """Check windows, kernels and size of the images against each other, axis by axis."""
+        size, check = self.input.image_size, Check("model", self.model)
+        for name in ("windows", "kernels"):
+            given = getattr(self.model, name)
+            rule = f"each level needs {len(size)} numbers, as input.image_size={size} has"
+            check(name, not given or len(given[0]) == len(size), rule)
+        multiples = self.model.multiple(len(size))
+        by = "model.windows shrink" if self.model.windows else "model.widths shrinks"
+        for axis, (length, multiple) in enumerate(zip(size, multiples, strict=True)):
+            near = " or ".join(str(n) for n in _multiples_around(length, multiple))
+            rule = f"axis {axis} must be a multiple of {multiple}, such as {near}: {by} it so much"
+            Check("input", self.input)("image_size", length % multiple == 0, rule)
+
+
+def _multiples_around(length: int, multiple: int) -> list[int]:
+    below = length // multiple * multiple
+    return [n for n in (below, below + multiple) if n]

@@ -1,6 +1,7 @@
 """Settings of the network, its training and the devices: frozen dataclasses, checked when made."""
 
 import dataclasses
+import math
 
 from jaxseg.config.check import Check, names
 
@@ -10,10 +11,17 @@ class Model:
     """The U-Net; the defaults are the classic one with 7.76 M parameters."""
 
     widths: tuple[int, ...] = (32, 64, 128, 256, 512)  # features per level; gives the depth
+    windows: tuple[tuple[int, ...], ...] = ()  # from a level to the next, per axis; (): all 2
+    kernels: tuple[tuple[int, ...], ...] = ()  # of a level's convolutions, per axis; (): all 3
+    downsample: str = "pool"  # pool (maximum) or stride (of the next level's first convolution)
+    blocks: tuple[int, ...] = ()  # residual blocks per level of the encoder; (): one plain block
+    decoder_convs: int = 2  # convolutions per level of the decoder
     num_classes: int = 1  # regions of the data set, one output and sigmoid each
     norm: str = "batch"  # batch, group or instance
-    upsample: str = "transpose"  # transpose (2x2, stride 2) or resize (nearest + 3x3)
-    residual: bool = False  # add each block's input to its output
+    norm_epsilon: float = 1e-6  # added to the variance of group and instance norm; batch has 1e-5
+    activation: str = "relu"  # relu or leaky_relu (0.01 below 0)
+    upsample: str = "transpose"  # transpose (window = stride) or resize (nearest, convolution)
+    residual: bool = False  # add each block's input to its output; not together with blocks
     dropout: float = 0.0  # after each block of the two deepest levels
     deep_supervision: int = 0  # extra outputs on this many coarser levels, in training only
     compute_dtype: str = "float32"  # float32 or bfloat16; parameters are always float32
@@ -23,14 +31,56 @@ class Model:
         check = Check("model", self)
         holds = len(self.widths) >= 2 and min(self.widths) > 0
         check("widths", holds, "give at least two positive numbers of features")
+        self._check_levels(check)
         check.choice("norm", "batch", "group", "instance")
+        check.choice("downsample", "pool", "stride")
+        check.choice("activation", "relu", "leaky_relu")
+        check("norm_epsilon", self.norm_epsilon > 0, "must be above 0")
         check.choice("upsample", "transpose", "resize")
         check.choice("compute_dtype", "float32", "bfloat16")
-        check.at_least(1, "num_classes")
+        check.at_least(1, "num_classes", "decoder_convs")
         check("dropout", 0 <= self.dropout < 1, "must lie in 0..1, below 1")
         last = len(self.widths) - 2  # the coarser levels above the bottleneck
         holds = 0 <= self.deep_supervision <= last
         check("deep_supervision", holds, f"must lie in 0..{last}")
+
+    def _check_levels(self, check: Check):
+        """Check what has one entry per level, or is empty."""
+        levels, one_rank = (
+            len(self.widths),
+            "each level needs as many numbers as the image has axes",
+        )
+        for name, count in (("windows", levels - 1), ("kernels", levels)):
+            given = getattr(self, name)
+            rule = f"give {count} levels of numbers, since model.widths has {levels}, or ()"
+            check(name, len(given) in (0, count), rule)
+            check(name, len({len(numbers) for numbers in given}) <= 1, one_rank)
+            check(name, all(n > 0 for numbers in given for n in numbers), "numbers are at least 1")
+        odd = all(n % 2 for numbers in self.kernels for n in numbers)
+        check("kernels", odd, "must be odd, so that a voxel lies in the middle")
+        rule = f"give {levels} numbers of at least 1, as model.widths has, or ()"
+        check("blocks", len(self.blocks) in (0, levels) and min(self.blocks, default=1) > 0, rule)
+        check(
+            "residual", not (self.residual and self.blocks), "leave it out where blocks are given"
+        )
+
+    def window(self, level: int, rank: int) -> tuple[int, ...]:
+        """Return by how much each axis is smaller at level + 1 than at this level."""
+        return self.windows[level] if self.windows else (2,) * rank
+
+    def kernel(self, level: int, rank: int) -> tuple[int, ...]:
+        """Return the size of this level's convolutions along each axis."""
+        return self.kernels[level] if self.kernels else (3,) * rank
+
+    def multiple(self, rank: int) -> tuple[int, ...]:
+        """Return what each axis of an image must be a multiple of: its windows' product."""
+        windows = [self.window(level, rank) for level in range(len(self.widths) - 1)]
+        return tuple(map(math.prod, zip(*windows, strict=True)))
+
+    @property
+    def slope(self) -> float:
+        """Return the slope of the activation below 0."""
+        return 0.01 if self.activation == "leaky_relu" else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +107,14 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with warm-up, clipping and an average of the weights."""
+    """AdamW or SGD with warm-up, clipping and an average of the weights."""
 
     learning_rate: float = 1e-3  # after warm-up
     warmup_steps: int = 100  # linear from 0
     cosine: bool = False  # decay to 0 at the last step
+    poly: bool = False  # decay to 0 at the last step as (what is left of the steps)^0.9
+    name: str = "adamw"  # adamw, or sgd with Nesterov's momentum
+    momentum: float = 0.99  # of sgd
     weight_decay: float = 1e-4  # on kernels only
     clip_norm: float = 1.0  # global norm of the gradient; 0: no clipping
     ema_decay: float = 0.0  # average of the weights, evaluated and saved; 0: off
@@ -69,6 +122,9 @@ class Optimizer:
     def __post_init__(self):
         check = Check("optimizer", self)
         check("learning_rate", self.learning_rate > 0, "must be above 0")
+        check.choice("name", "adamw", "sgd")
+        check("momentum", 0 <= self.momentum < 1, "must lie in 0..1, below 1")
+        check("poly", not (self.poly and self.cosine), "choose one of poly and cosine")
         check.at_least(0, "warmup_steps", "weight_decay", "clip_norm")
         check("ema_decay", 0 <= self.ema_decay < 1, "must lie in 0..1, below 1")
 

@@ -1,14 +1,10 @@
-"""Layers that are fast on every device, for images and volumes.
+"""Convolution and batch norm that are fast on every device, for images and volumes.
 
-XLA's own gradients of the transposed convolution and of max-pooling run tens of times
-slower on CPU than the rest of the network. Both operations on non-overlapping windows of
-2 are exactly a matrix product and a maximum over a reshaped axis; tests compare values
-and gradients with flax's `nn.ConvTranspose` and `nn.max_pool`. Convolutions of 3x3 and 3x3x3,
-batch and instance norm are XLA's, but for a single CPU device, where `native` has faster ones.
+Convolutions of 3x3 and 3x3x3, batch and instance norm are XLA's, but for a single CPU device,
+where `native` has faster ones. What changes the size of an image is in `resampling.py`.
 """
 
 import functools
-import itertools
 
 import flax.linen as nn
 import jax
@@ -135,6 +131,11 @@ class _NativeBatchNorm(nn.Module):
         return y.reshape(x.shape)
 
 
+def leaky_relu(x: jax.Array, slope: float) -> jax.Array:
+    """Return x where it is positive, else slope x: of any shape."""
+    return nn.leaky_relu(x, slope) if slope else nn.relu(x)
+
+
 def instance_norm(x: jax.Array, slope: float, dtype: jnp.dtype, epsilon: float = 1e-6) -> jax.Array:
     """Normalise each channel of each sample, then leaky ReLU; to be called by a compact module.
 
@@ -153,9 +154,7 @@ def instance_norm(x: jax.Array, slope: float, dtype: jnp.dtype, epsilon: float =
     # Two-pass variance, as with the batch.
     common = {"epsilon": epsilon, "dtype": dtype, "use_fast_variance": False, "name": "instance"}
     y = nn.GroupNorm(num_groups=x.shape[-1], **common)(x)
-    if slope == 1:
-        return y
-    return nn.leaky_relu(y, slope) if slope else nn.relu(y)
+    return y if slope == 1 else leaky_relu(y, slope)
 
 
 class _NativeInstanceNorm(nn.Module):
@@ -188,81 +187,3 @@ def _norm_native_backward(epsilon: float, slope: float, saved: tuple, gradients)
 
 
 _norm_native.defvjp(_norm_native_forward, _norm_native_backward)
-
-
-class UpConv(nn.Module):
-    """Transposed convolution with window 2 and stride 2: [B, *S, C] -> [B, *2S, features].
-
-    The kernel `[2, ..., 2, C, features]` means the same as that of `nn.ConvTranspose`.
-    """
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return x enlarged by 2 along every spatial axis."""
-        rank = x.ndim - 2
-        shape = (2,) * rank + (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        # flax keeps transposed kernels mirrored.
-        kernel = jnp.flip(kernel, axis=tuple(range(rank))).astype(self.dtype)
-        windows = jnp.moveaxis(kernel, rank, 0)  # [C, 2, ..., 2, O]
-        y = product(x.astype(self.dtype), windows.reshape(x.shape[-1], -1))
-        return pixel_shuffle(y, rank) + bias.astype(self.dtype).reshape((1,) * (rank + 1) + (-1,))
-
-
-def pixel_shuffle(x: jax.Array, rank: int) -> jax.Array:
-    """Spread channels over space: [B, *S, 2^rank * O] -> [B, *2S, O]."""
-    batch, *size, channels = x.shape
-    x = x.reshape(batch, *size, *(2,) * rank, channels // 2**rank)
-    # [B, s1..sn, w1..wn, O] -> [B, s1, w1, ..., sn, wn, O]
-    order = itertools.chain.from_iterable((1 + i, 1 + rank + i) for i in range(rank))
-    x = x.transpose(0, *order, 2 * rank + 1)
-    return x.reshape(batch, *(2 * s for s in size), channels // 2**rank)
-
-
-def _windows(x: jax.Array) -> list[jax.Array]:
-    """Return the 2^rank strided views of x in row-major order of the window."""
-    offsets = itertools.product((0, 1), repeat=x.ndim - 2)
-    return [x[(slice(None), *(slice(o, None, 2) for o in offset))] for offset in offsets]
-
-
-@jax.custom_vjp
-def max_pool(x: jax.Array) -> jax.Array:
-    """Return the maximum of each window of 2: [B, *2S, C] -> [B, *S, C].
-
-    The gradient goes to the first largest element of a window, as in `nn.max_pool`.
-
-    Raises:
-        ValueError: a spatial size is odd (a row would be lost).
-    """
-    if any(size % 2 for size in x.shape[1:-1]):
-        raise ValueError(f"max_pool needs even sizes, got {x.shape[1:-1]}")
-    return functools.reduce(jnp.maximum, _windows(x))
-
-
-def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = max_pool(x)
-    return y, (x, y)
-
-
-def _max_pool_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array]:
-    x, y = saved
-    rank = x.ndim - 2
-    gradients, taken = [], jnp.zeros(y.shape, bool)
-    for window in _windows(x):
-        first = (window == y) & ~taken
-        taken |= first
-        gradients.append(jnp.where(first, dy, 0))
-    return (pixel_shuffle(jnp.concatenate(gradients, axis=-1), rank),)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def repeat(x: jax.Array) -> jax.Array:
-    """Enlarge by 2 with the nearest neighbour: [B, *S, C] -> [B, *2S, C]."""
-    rank = x.ndim - 2
-    return pixel_shuffle(jnp.concatenate([x] * 2**rank, axis=-1), rank)

@@ -36,13 +36,15 @@ def supervised_loss(logits: tuple[jax.Array, ...], mask: jax.Array, config: Any)
     """Return the mean loss over the batch; coarser outputs weigh 1/2, 1/4, ... of the first.
 
     Args:
-        logits: ([B, *S, K], [B, *S/2, K], ...).
-        mask: [B, *S, K] float32; thinned out (every 2nd, 4th, ... voxel) for coarser outputs.
+        logits: ([B, *S, K], then those of coarser levels).
+        mask: [B, *S, K] float32; thinned out for coarser outputs, to the first voxel of each of
+            their windows.
         config: the `Loss` section.
     """
     total, weights = jnp.float32(0), 0.0
     for level, output in enumerate(logits):
-        thin = (slice(None), *(slice(None, None, 2**level),) * (mask.ndim - 2))
+        sizes = zip(mask.shape[1:-1], output.shape[1:-1], strict=True)
+        thin = (slice(None), *(slice(None, None, fine // coarse) for fine, coarse in sizes))
         total += 0.5**level * jnp.mean(losses.combined(output, mask[thin], config))
         weights += 0.5**level
     return total / weights

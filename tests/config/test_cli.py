@@ -138,7 +138,10 @@ def test_folds_have_a_name_beside_the_data_set():
         ((*UNET, "--config.train.batch_size=0"), ["config.train.batch_size=0: must be at least 1"]),
         ((*UNET, "--config.model.norm=layer"), ["config.model.norm='layer'", "batch", "group"]),
         ((*UNET, "--config.model.dropout=1.5"), ["config.model.dropout=1.5"]),
-        ((*UNET, "--config.input.image_size=(100, 128)"), ["(100, 128)", "multiples of 8"]),
+        (
+            (*UNET, "--config.input.image_size=(100, 128)"),
+            ["(100, 128)", "multiple of 8, such as 96 or 104"],
+        ),
         ((*UNET, "--config.input.image_size=128"), ["image_size"]),
         ((*UNET, "--config.split.fractions=(0.5, 0.5, 0.5)"), ["sum to 1"]),
         ((*UNET, "--config.dataset.fold=1"), ["config.split.fold=1: must lie in 0..0"]),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,19 @@ from jaxseg.models.unet import Block, Norm, UNet
 
 TINY = Model(widths=(2, 4))
 DEEP = Model(widths=(2, 4, 6, 8))
+THIN = Model(  # the first axis is pooled late, by 4, and convolved from the second level on
+    widths=(2, 4, 6),
+    windows=((1, 2, 2), (4, 2, 2)),
+    kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+    num_classes=3,
+    deep_supervision=1,
+)
+NNUNET = dataclasses.replace(
+    THIN, downsample="stride", norm="instance", norm_epsilon=1e-5, activation="leaky_relu"
+)
+HALF = {"widths": (2, 4), "windows": ((1, 2, 2),), "kernels": ((1, 3, 3), (3, 3, 3))}
+HALF |= {"deep_supervision": 0}
+RESIDUAL = dataclasses.replace(NNUNET, blocks=(1, 2, 2), decoder_convs=1)
 
 
 def initial(config, shape, seed=0):
@@ -57,6 +71,8 @@ def shapes_of(config, shape, train):
             2,
         ),
         (TINY, (2, 16, 3), 0),  # signals
+        (dataclasses.replace(DEEP, downsample="stride", residual=True), (2, 16, 16, 3), 0),
+        (dataclasses.replace(DEEP, downsample="stride", blocks=(2, 1, 1, 1)), (1, 8, 8, 8, 2), 0),
     ],
 )
 def test_shapes_that_work(config, shape, coarser, train):
@@ -68,6 +84,25 @@ def test_shapes_that_work(config, shape, coarser, train):
     ]
     assert {x.dtype for x in jax.tree.leaves((logits, variables))} == {jnp.dtype("float32")}
     assert ("batch_stats" in variables) == (config.norm == "batch")
+
+
+@pytest.mark.parametrize("remat", [False, True], ids=["plain", "remat"])
+@pytest.mark.parametrize("config", [THIN, NNUNET, RESIDUAL], ids=["pool", "stride", "blocks"])
+def test_axes_shrink_by_their_own_windows(config, remat):
+    """8 x 12 x 4 voxels are 8 x 6 x 2 on the next level, 2 x 3 x 1 on the lowest."""
+    config = dataclasses.replace(config, remat=remat, upsample="resize" if remat else "transpose")
+    logits, variables = shapes_of(config, (1, 8, 12, 4, 2), train=True)
+    assert [x.shape for x in logits] == [(1, 8, 12, 4, 3), (1, 8, 6, 2, 3)]
+    params = variables["params"]
+    names = ["down_1_0", "down_1_1"] if config.blocks else ["down_1"]
+    for name in ("up_0", *names, *(["stem"] if config.blocks else ["down_0"])):
+        kernel = params[name]["conv_1"]["kernel"].shape[:3]
+        assert kernel == ((3, 3, 3) if "1" in name[-3:] else (1, 3, 3)), name
+    if not remat:
+        assert params["grow_1"]["upconv"]["kernel"].shape == (4, 2, 2, 6, 4)
+    assert config.multiple(3) == (4, 4, 4)
+    with pytest.raises(ValueError, match="axis 0 of 6 must be a multiple of 4"):
+        shapes_of(config, (1, 6, 12, 4, 2), train=False)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +132,52 @@ def test_sizes_that_raise(config, shape, multiple):
         ("model.num_classes", lambda: Model(num_classes=0)),
         ("model.deep_supervision", lambda: Model(widths=(2, 4, 8), deep_supervision=2)),
         ("input.image_size", lambda: Config(input=Input(image_size=(256, 248)))),
+        ("model.windows", lambda: Model(widths=(2, 4, 8), windows=((2, 2),))),
+        ("model.windows", lambda: Model(widths=(2, 4, 8), windows=((2, 2), (2, 2, 2)))),
+        ("model.windows", lambda: Model(widths=(2, 4), windows=((0, 2),))),
+        ("model.kernels", lambda: Model(widths=(2, 4), kernels=((3, 3),))),
+        ("model.kernels", lambda: Model(widths=(2, 4), kernels=((3, 3), (2, 3)))),
+        ("model.blocks", lambda: Model(widths=(2, 4), blocks=(1, 2, 3))),
+        ("model.blocks", lambda: Model(widths=(2, 4), blocks=(1, 0))),
+        ("model.residual", lambda: Model(widths=(2, 4), blocks=(1, 1), residual=True)),
+        ("model.decoder_convs", lambda: Model(decoder_convs=0)),
+        ("model.downsample", lambda: Model(downsample="mean")),
+        ("model.activation", lambda: Model(activation="gelu")),
+        ("model.norm_epsilon", lambda: Model(norm_epsilon=0.0)),
+        ("input.image_size", lambda: Input(image_size=(8, 8, 8, 8))),
+        ("input.image_size", lambda: Input(image_size=(8,))),
     ],
 )
 def test_settings_that_raise(setting, make):
     with pytest.raises(UserError, match=setting):
         make()
+
+
+@pytest.mark.parametrize(
+    "model, size, words",
+    [
+        (
+            *(THIN, (8, 10, 4)),
+            "image_size=(8, 10, 4): axis 1 must be a multiple of 4, such as 8 or 12: model.windows",
+        ),
+        (DEEP, (155, 64, 64), "axis 0 must be a multiple of 8, such as 152 or 160: model.widths"),
+        (DEEP, (64, 4), "axis 1 must be a multiple of 8, such as 8: model.widths shrinks it"),
+        (
+            *(THIN, (8, 8)),
+            "model.windows=((1, 2, 2), (4, 2, 2)): each level needs 2 numbers, as "
+            "input.image_size=(8, 8) has",
+        ),
+        (dataclasses.replace(THIN, windows=()), (8, 8), "model.kernels=((1, 3, 3), (3, 3, 3), "),
+    ],
+)
+def test_images_that_do_not_fit_the_network(model, size, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        Config(model=model, input=Input(image_size=size))
+
+
+def test_images_that_fit_the_network():
+    assert Config(model=THIN, input=Input(image_size=(8, 12, 4))).model is THIN
+    assert Config(model=DEEP, input=Input(image_size=(32, 64, 8)))
 
 
 def test_default_is_the_classic_unet():
@@ -147,11 +223,55 @@ def test_group_norm_shares_statistics_within_a_group():
     np.testing.assert_allclose(y, ((grouped - mean) / std).reshape(x.shape), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["batch", "instance"])
+def test_leaky_relu_leaves_a_hundredth_below_zero(kind):
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 4, 3)).astype(np.float32)
+    make = functools.partial(Norm, kind, jnp.dtype("float32"))
+    plain, _ = make(False).init_with_output(jax.random.key(0), x, True)
+    leaky, _ = make(True, slope=0.01).init_with_output(jax.random.key(0), x, True)
+    assert (plain < -1).any()
+    np.testing.assert_allclose(leaky, np.where(plain > 0, plain, 0.01 * plain), rtol=1e-6)
+
+
+def test_epsilon_of_instance_norm():
+    """Variance 1e-5 and epsilon 1e-5: the values are those of twice the variance."""
+    x = np.sqrt(1e-5) * np.array([-1.0, 1.0, 1.0, -1.0]).reshape(1, 2, 2, 1)
+    norm = Norm("instance", jnp.dtype("float32"), relu=False, epsilon=1e-5)
+    y, _ = norm.init_with_output(jax.random.key(0), x.astype(np.float32), True)
+    np.testing.assert_allclose(y.ravel(), np.array([-1, 1, 1, -1]) / np.sqrt(2), rtol=1e-4)
+
+
+def test_strided_convolution_looks_to_both_sides():
+    """Kernel 3, stride 2, as PyTorch pads it: output i is the sum of inputs 2i - 1 to 2i + 1."""
+    block = Block(1, TINY, kernel=(3, 1), strides=(2, 1), convs=1)
+    x = jnp.arange(1.0, 9.0).reshape(1, 8, 1, 1)
+    variables = block.init(jax.random.key(0), x, False)
+    kernel = variables["params"]["conv_1"]["kernel"]
+    variables["params"]["conv_1"]["kernel"] = jnp.ones_like(kernel)
+    y = block.apply(variables, x, False).ravel()
+    np.testing.assert_allclose(y * np.sqrt(1 + 1e-5), [3, 9, 15, 21], rtol=1e-6)
+
+
+def test_residual_block_with_a_stride_averages_its_input():
+    """With the last norm's scale at 0, the mean of each window, then a projection with a norm."""
+    block = Block(3, RESIDUAL, kernel=(3, 3), strides=(1, 2), residual=True)
+    x = jax.random.normal(jax.random.key(1), (2, 4, 4, 2))
+    variables = block.init(jax.random.key(0), x, False)
+    variables["params"]["norm_2"]["instance"]["scale"] *= 0
+    mean = x.reshape(2, 4, 2, 2, 2).mean(3)
+    skip = mean @ variables["params"]["skip"]["kernel"][0, 0]
+    skip = (skip - skip.mean((1, 2), keepdims=True)) / np.sqrt(
+        skip.var((1, 2), keepdims=True) + 1e-5
+    )
+    expected = np.where(skip > 0, skip, 0.01 * skip)
+    np.testing.assert_allclose(block.apply(variables, x, False), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("channels", [4, 3], ids=["same", "projected"])
 def test_residual_block_passes_its_input_through(channels):
     """With the last norm's scale at 0 only the skip is left, before the ReLU."""
     x = jax.random.normal(jax.random.key(1), (2, 4, 4, channels))
-    block = Block(4, dataclasses.replace(TINY, residual=True))
+    block = Block(4, TINY, kernel=(3, 3), strides=(1, 1), residual=True)
     variables = block.init(jax.random.key(0), x, False)
     variables["params"]["norm_2"]["batch"]["scale"] *= 0
     skip = x
@@ -160,9 +280,16 @@ def test_residual_block_passes_its_input_through(channels):
     np.testing.assert_allclose(block.apply(variables, x, False), jnp.maximum(skip, 0), atol=1e-5)
 
 
-def test_remat_changes_neither_parameters_nor_values_nor_gradients():
-    config = dataclasses.replace(TINY, dropout=0.5, residual=True)
-    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+@pytest.mark.parametrize(
+    "config, size",
+    [
+        (dataclasses.replace(TINY, dropout=0.5, residual=True), (8, 8)),
+        (dataclasses.replace(NNUNET, **HALF, blocks=(1, 1), dropout=0.5), (2, 4, 4)),
+    ],
+    ids=["slices", "volumes"],
+)
+def test_remat_changes_neither_parameters_nor_values_nor_gradients(config, size):
+    x = jax.random.normal(jax.random.key(1), (2, *size, 3))
     plain, remat = config, dataclasses.replace(config, remat=True)
     variables = initial(plain, x.shape)
     names = jax.tree.map(jnp.shape, variables)
