@@ -48,6 +48,7 @@ HOMES = {
     "scipy": {
         "datasets.phantom",
         "datasets.phantom_head",
+        "diagnosis.volume_facts",
         "evaluation.tuning",
         "prediction.operating",
     }

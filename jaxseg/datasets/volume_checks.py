@@ -14,7 +14,7 @@ from jaxseg.imaging.intensity import darken_background, head_warnings
 from jaxseg.layouts.cases import Case
 from jaxseg.layouts.find import read_stored_volume
 from jaxseg.scans.files import Files
-from jaxseg.scans.regions import Region, changed_labels, fitting, to_masks, unnamed
+from jaxseg.scans.regions import Region, changed_labels, fitting, merged_labels, to_masks, unnamed
 from jaxseg.scans.volume import MAX_PATIENT_BYTES, Volume, as_stored, describe_grid, same_grid
 
 _OUTSIDE, _FAR_OUTSIDE = 0.01, 0.5  # share of the label's voxels in empty air: a hint, a fault
@@ -64,6 +64,7 @@ def read_cases(
         named = {f"{count} channels": ids for count, ids in channels.items()}
         problems.append(f"patients of different channels: {_by_count(named)}")
     problems += _of_all(values, filled, regions, sum(map(len, channels.values())))
+    warnings += merged_labels(set(values) - {*unnamed(values, regions)}, regions)
     warnings += [
         f"patients of different {what}: {_by_count(found)}"
         for what, found in forms.items()

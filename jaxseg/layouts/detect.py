@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from jaxseg.layouts import brats, dataset_json, image_folder, lgg, nnunet
 from jaxseg.errors import UserError
+from jaxseg.layouts import brats, dataset_json, image_folder, lgg, nnunet
 from jaxseg.layouts.names import VOLUMES, looks_like, unread
 from jaxseg.scans.files import IMAGE_SUFFIXES, Files
 
@@ -76,7 +76,7 @@ def detect_volumes(files: Files) -> Layout | None:
     cases, labels = brats.count(names)
     if not cases or not labels:
         return None
-    return Layout("brats", f"{cases} cases of several sequences and {labels} label files by name")
+    return Layout("brats", f"by their names sequences of {cases} scans and {labels} label files")
 
 
 def describe_volumes(files: Files) -> str:

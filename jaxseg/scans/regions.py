@@ -171,18 +171,32 @@ def changed_labels(values: Iterable[int], regions: Sequence[Region]) -> list[str
         values: of the files, without those that no region names.
         regions: whose masks can be written, see `unwritable`.
     """
-    labels = np.array(sorted(values), np.int64)
-    masks = to_masks(labels, regions)
-    if len(regions) == 1 or not labels.size:
-        return []
-    back = to_labels(masks, regions)
-    same = (to_masks(back, regions) == masks).all(-1)
     return [
         f"label {a} would be written as {b}, which means other regions: give {a} a region of its "
         "own, or the outer regions before the inner"
-        for a, b, is_same in zip(labels.tolist(), back.tolist(), same, strict=True)
+        for a, b, is_same in _written_as(values, regions)
         if not is_same
     ]
+
+
+def merged_labels(values: Iterable[int], regions: Sequence[Region]) -> list[str]:
+    """Return a line for each value that is written as another one of the same regions."""
+    return [
+        f"label {a} will be written as {b}: no region parts them"
+        for a, b, is_same in _written_as(values, regions)
+        if is_same and a != b
+    ]
+
+
+def _written_as(values: Iterable[int], regions: Sequence[Region]) -> list[tuple[int, int, bool]]:
+    """Return (value, what its masks are written as, whether that has the same masks)."""
+    labels = np.array(sorted(values), np.int64)
+    if len(regions) == 1 or not labels.size:
+        return []
+    masks = to_masks(labels, regions)
+    back = to_labels(masks, regions)
+    same = (to_masks(back, regions) == masks).all(-1)
+    return list(zip(labels.tolist(), back.tolist(), same.tolist(), strict=True))
 
 
 def unnamed(values: Iterable[int], regions: Sequence[Region]) -> list[int]:
@@ -201,9 +215,15 @@ def fitting(values: Iterable[int]) -> str:
         if regions != TUMOUR
     }
     exact = [name for name, known in labels.items() if known == found]
+    exact = exact or [name for name in labels if _fits(found, PRESETS[name])]
     each = tuple(f"label_{n}={n}" for n in sorted(found)) if len(found) > 1 else ()
     each = each or tuple(f"tumour={n}" for n in found)
     options = [f"--config.dataset.labels={name}" for name in exact]
     if all(0 < n < 256 for n in found):
         options.append(f'--config.dataset.regions="{each}"')
     return " or ".join(options)
+
+
+def _fits(found: set[int], regions: Sequence[Region]) -> bool:
+    """Tell whether regions name all values and none of them is empty."""
+    return not unnamed(found, regions) and all(found & {*region.labels} for region in regions)
