@@ -119,7 +119,7 @@ def _read(files: Files, name: str, problems: list[str]) -> Volume | None:
     try:
         return read_stored_volume(files, name)
     except UserError as error:
-        problems.append(str(error).removeprefix(f"{files.path}/"))
+        problems.append(str(error).replace(f"{files.path}/", ""))
         return None
 
 

@@ -97,9 +97,9 @@ def own_labels(regions: Sequence[Region]) -> tuple[int, ...]:
         if region.written is None and len(own) == 1:
             (label,) = own
         if label is None:
-            wanted = "" if region.written is None else f" with {region.written}"
+            other = "" if region.written is None else f" ({region.written} is none of them)"
             raise ValueError(
-                f"region {region.name}: labels of its own {sorted(own)}, not one{wanted}"
+                f"region {region.name}: labels of its own {sorted(own)}, not one{other}"
             )
         written.append(label)
     return tuple(written)

@@ -241,9 +241,12 @@ def same_grid(a: Volume, b: Volume) -> bool:
 
 
 def describe_grid(volume: Volume) -> str:
-    """Say how many voxels a volume has and where they begin."""
-    size = "x".join(str(n) for n in volume.image.shape[:3])
+    """Say how many voxels a volume has, of which size, and where they begin and end."""
+    shape = volume.image.shape[:3]
+    size = "x".join(map(str, shape))
     if volume.affine is None:
         return f"{size} pixels"
-    first = ", ".join(f"{x:.4g}" for x in volume.affine[:3, 3])
-    return f"{size} voxels, the first at ({first}) mm"
+    ends = volume.affine @ np.array([(0, 0, 0, 1), (*(n - 1 for n in shape), 1)]).T
+    first, last = (", ".join(f"{x:.5g}" for x in end) for end in ends[:3].T)
+    voxel = "x".join(f"{mm:.4g}" for mm in spacing_of(volume.affine))
+    return f"{size} voxels of {voxel} mm, the first at ({first}), the last at ({last}) mm"
