@@ -1,13 +1,19 @@
 """Say what a data set is and what is wrong with it: python -m jaxseg.doctor SOURCE.
 
-SOURCE is a folder or zip of scans. Every file is read, nothing is changed. The page says what
-was found, how patients are told apart, what trivial predictors score, what training would cost
-here, and lists errors, warnings and notes.
+SOURCE is a folder or zip of scans: slices, or volumes in NIfTI. Every file is read, nothing is
+changed. The page says what was found, how patients are told apart, what trivial predictors score,
+what training would cost here, and lists errors, warnings and notes.
 
   --write-config FILE          write the suggested config, and prepare the scans for training
   --patient-regex REGEX        its first group in a file's stem is the patient
   --every-image-is-a-patient   state it when it is so
-  --name NAME                  lgg_mri or image_folder; by default told by the files' names
+  --name NAME                  lgg_mri, image_folder, or of volumes brats, msd, nnunet; by default
+                               told by the files' names
+  --channels A=PATTERN,...     volumes found by patterns of their paths, as in
+                               't1={patient}/t1.nii.gz,flair={patient}/flair.nii.gz'
+  --mask PATTERN               and their labels, as in '{patient}/seg.nii.gz'
+  --labels NAME                what labels mean, see config.dataset.labels: brats2021, plain, ...
+  --regions A=LABELS;...       or region by region, as in 'whole=1,2,4;enhancing=4'
   --no-timing                  do not measure a training step
   --json FILE                  write all numbers and findings
 
@@ -21,6 +27,7 @@ Without SOURCE, what training keeps of the data sets it has read:
 Exit code 0, 1 when training would fail, 2 with one line on what to mend in the command.
 """
 
+import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -36,16 +43,18 @@ from jaxseg.errors import UserError
 from jaxseg.machine.files import replace_text, write_json
 from jaxseg.machine.start import start_computing
 
+_OF_VOLUMES = ("channels", "mask", "labels", "regions")
+
 
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
     options, sources = command_line.parse(
         argv,
         __doc__,
-        text=("write-config", "patient-regex", "json", "cache-dir"),
+        text=("write-config", "patient-regex", "json", "cache-dir", *_OF_VOLUMES),
         several=("remove",),
         switch=("every-image-is-a-patient", "no-timing", "cache"),
-        name=("lgg_mri", "image_folder"),
+        name=("lgg_mri", "image_folder", "brats", "msd", "nnunet"),
     )
     if options.cache or options.cache_dir or options.remove:
         command_line.refuse_arguments(sources)
@@ -64,12 +73,9 @@ def main(argv: Sequence[str]):
             raise UserError(f"{path}: is a folder; give the name of a file")
     if target and Path(target).expanduser().exists():
         raise UserError(f"--write-config {target}: exists; give another name or remove it")
-    given = Dataset(
-        patient_regex=options.patient_regex,
-        every_image_is_a_patient=options.every_image_is_a_patient,
-    )
+    given = given_settings(options)
     start_computing()
-    found = examine(str(source), given, options.name)
+    found = examine(str(source), given, "nifti" if options.channels else options.name)
     if found.config is not None and not options.no_timing:
         found = with_cost(found)
     print(format_page(found.report, found.findings), flush=True)
@@ -78,6 +84,23 @@ def main(argv: Sequence[str]):
     say_what_next(found, target)
     if found.fails:
         sys.exit(1)
+
+
+def given_settings(options: argparse.Namespace) -> Dataset:
+    """Return the settings of the data set that the command names."""
+    split = {"channel_files": options.channels and options.channels.split(",")}
+    split["regions"] = options.regions and options.regions.split(";")
+    volumes = {name: tuple(values) for name, values in split.items() if values}
+    volumes |= {"labels": options.labels} if options.labels else {}
+    if options.channels or options.mask:
+        volumes |= {"name": "nifti", "mask_file": options.mask}
+    elif volumes:
+        volumes["name"] = options.name or "brats"  # until the files tell
+    return Dataset(
+        patient_regex=options.patient_regex,
+        every_image_is_a_patient=options.every_image_is_a_patient,
+        **volumes,
+    )
 
 
 def say_cache(cache_dir: str | None, names: list[str]):
@@ -104,6 +127,9 @@ def say_what_next(found: Examination, target: str | None):
         kept = f"; {target} is not written" if target else ""
         count = "the error" if num_errors == 1 else f"the {num_errors} kinds of errors"
         print(f"\nTraining would fail: mend {count} first{kept}.")
+        return
+    if found.config is None:
+        print("\nNothing stops a training. A config is not suggested for volumes yet.")
         return
     if not target:
         print("\nNothing stops a training. --write-config FILE writes the suggested config.")

@@ -33,6 +33,7 @@ from jaxseg.errors import UserError
 from jaxseg.evaluation.score import Part, evaluate
 from jaxseg.evaluation.threshold_baseline import find_baselines
 from jaxseg.evaluation.tuning import tuned
+from jaxseg.layouts.kinds import told_by_files
 from jaxseg.machine import locks
 from jaxseg.machine.distributed import (
     check_same,
@@ -124,6 +125,9 @@ def main(argv: Sequence[str]):
 
 def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
     """Train, tune on validation, score on the test patients; the stack holds the workdir."""
+    # The run keeps what the files tell of channels and regions, and needs them no more.
+    dataset = together(lambda: told_by_files(config.dataset))
+    config = dataclasses.replace(config, dataset=dataset)
     data = set_up(config, run, stack)
     output = run / "evaluation" / "test"
     if data is None:

@@ -50,6 +50,7 @@ HOMES = {
         "datasets.phantom",
         "datasets.phantom_head",
         "datasets.phantom_volume",
+        "diagnosis.volume_facts",
         "evaluation.tuning",
         "prediction.operating",
     }

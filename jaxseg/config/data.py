@@ -1,40 +1,84 @@
 """Settings of the data: which scans, which patient in which split, how slices become samples."""
 
 import dataclasses
+import re
 
 from jaxseg.config.check import Check, names
+
+_PHANTOMS = ("brain_phantom", "brain_phantom_regions", "brain_phantom_volumes")
+_SLICES = ("lgg_mri", "image_folder")
+_VOLUMES = ("brats", "msd", "nnunet", "nifti")
+_LABELS = ("brats2015", "brats2021", "brats2023", "brats2024", "msd_task01", "any", "plain")
+_REGION = re.compile(r"[^=,:/]+(=\d+(,\d+)*(:\d+)?)?")
+_FILES = re.compile(r"[^=,/]+=[^{}]*(\{patient\}[^{}]*)+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """Which scans, and how to read them."""
 
-    # brain_phantom, brain_phantom_regions, brain_phantom_volumes, lgg_mri or image_folder
-    name: str = "brain_phantom"
+    name: str = "brain_phantom"  # of slices or volumes, see above
     source: str | None = None  # folder or zip of the scans; the phantom needs none
     cache_dir: str | None = None  # prepared copies; None: jaxseg/ in the user's cache folder
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); (): unknown, pixels
     flair_channel: int = 1  # shown in the figures, from 0; the last where there are fewer
-    channel_names: tuple[str, ...] = ()  # image_folder: as in ('t1', 'flair'); (): numbered
-    patient_regex: str | None = None  # image_folder: its first group in the stem is the patient
+    # image_folder: as in ('t1', 'flair'), (): numbered; brats: the sequences, (): all there are.
+    channel_names: tuple[str, ...] = ()
+    # Volumes: what the labels mean. brats2015, brats2021 (1, 2, 4), brats2023 (1, 2, 3), brats2024
+    # (4 is the cavity), msd_task01, plain (a region for each label), any (all but 0); '': as the
+    # files tell.
+    labels: str = ""
+    regions: tuple[str, ...] = ()  # volumes: instead, as in ('whole=1,2,4', 'enhancing=4')
+    channel_files: tuple[str, ...] = ()  # nifti: as in ('t1={patient}/t1.nii.gz', ...)
+    mask_file: str | None = None  # nifti: as in '{patient}/seg.nii.gz'
+    # Its first group is the patient: image_folder: in the stem; volumes: in the case's name.
+    patient_regex: str | None = None
     every_image_is_a_patient: bool = False  # image_folder: state it when it is so
     phantom_patients: int = 48  # brain_phantom: number of patients
     phantom_seed: int = 0  # brain_phantom: another seed, other patients
 
     def __post_init__(self):
         check = Check("dataset", self)
-        phantoms = "brain_phantom", "brain_phantom_regions", "brain_phantom_volumes"
-        check.choice("name", *phantoms, "lgg_mri", "image_folder")
+        check.choice("name", *_PHANTOMS, *_SLICES, *_VOLUMES)
         known = len(self.spacing_mm) == 3 and min(self.spacing_mm) > 0
         rule = "give three positive numbers (slice distance, row, column) or ()"
         check("spacing_mm", self.spacing_mm == () or known, rule)
         named = self.channel_names
-        own = self.name == "image_folder" or not named
+        own = self.name in ("image_folder", *_VOLUMES) or not named
         check("channel_names", own, f"the channels of {self.name} have names already")
         rule = "give each channel a name of its own"
         check("channel_names", all(named) and len({n.lower() for n in named}) == len(named), rule)
+        self._check_volumes(check)
         check.at_least(0, "flair_channel", "phantom_seed")
         check.at_least(3, "phantom_patients")
+
+    def _check_volumes(self, check: Check):
+        check.choice("labels", "", *_LABELS)
+        for name in ("labels", "regions"):
+            fits = self.name in _VOLUMES or not getattr(self, name)
+            check(name, fits, f"only of volumes: {', '.join(_VOLUMES)}")
+        check("labels", not (self.labels and self.regions), "give labels or regions, not both")
+        well = all(map(_REGION.fullmatch, self.regions))
+        labels = [
+            int(n) for text in self.regions for n in re.findall(r"\d+", text.partition("=")[2])
+        ]
+        rule = "give each as NAME=LABEL,LABEL,... as in \"('whole=1,2,4', 'enhancing=4')\""
+        check("regions", well, rule)
+        check("regions", all(0 < int(n) < 256 for n in labels), "labels must lie in 1..255")
+        names = [text.partition("=")[0].strip().lower() for text in self.regions]
+        check("regions", len({*names}) == len(names), "give each region a name of its own")
+        for name in ("channel_files", "mask_file"):
+            fits = self.name == "nifti" or not getattr(self, name)
+            check(name, fits, "only of nifti, a tree of files by patterns")
+        well = all(map(_FILES.fullmatch, self.channel_files))
+        rule = "give each as NAME=PATTERN with {patient}, as in \"('t1={patient}/t1.nii.gz',)\""
+        check("channel_files", well, rule)
+        named = tuple(text.partition("=")[0].strip() for text in self.channel_files)
+        check("channel_files", len({*named}) == len(named), "give each channel once")
+        fits = not named or self.channel_names in ((), named)
+        check("channel_names", fits, f"channel_files names them already: {named}")
+        fits = self.mask_file is None or "{patient}" in self.mask_file
+        check("mask_file", fits, "needs {patient}, as in '{patient}/{patient}_seg.nii.gz'")
 
     def shown_channel(self, num_channels: int) -> int:
         """Return the channel to show, of so many."""

@@ -19,12 +19,14 @@ from jaxseg.datasets.checks import copy_warnings, raise_problems, read_volumes
 from jaxseg.datasets.index import Patient, make_patient, read_index, write_index
 from jaxseg.datasets.prepared import Prepared, load_builder
 from jaxseg.datasets.splits import check_split, split_patients
+from jaxseg.datasets.volume_checks import read_cases
 from jaxseg.errors import UserError
 from jaxseg.imaging.volumes import head_and_truth, with_statistics
-from jaxseg.layouts.kinds import DataSet, kind_of, list_source
+from jaxseg.layouts.kinds import DataSet, kind_of, list_source, told_by_files
 from jaxseg.machine import locks
 from jaxseg.machine.files import cache_folder
 from jaxseg.scans.files import IMAGE_SUFFIXES, Files
+from jaxseg.scans.nifti import SUFFIXES
 from jaxseg.scans.volume import Volume, cut
 
 # Other code may make other records, so a copy belongs to the code that made it.
@@ -47,6 +49,7 @@ def prepare(config: Dataset, split: Split | None = None) -> Prepared:
         UserError: the source is missing or of another layout; all problems of its files; the
             split's problems; names of other channels; the cache cannot be written.
     """
+    config = told_by_files(config)
     files = list_source(config)
     path = _path(config, files)
     with locks.wait_for(path.parent / f"{path.name}.lock", f"prepares {config.name}"):
@@ -81,9 +84,11 @@ def _open(path: Path) -> Prepared | None:
 
 def _path(config: Dataset, files: Files | None) -> Path:
     """Return the folder of the prepared copy; its name is the key."""
-    settings = [getattr(config, name) for name in kind_of(config).settings]
+    kind = kind_of(config)
+    settings = [getattr(config, name) for name in kind.settings]
     stamps = files.stamps.items() if files else ()
-    content = [s for s in stamps if s[0].lower().endswith(IMAGE_SUFFIXES)]
+    suffixes = (*SUFFIXES, ".img") if kind.volumes else IMAGE_SUFFIXES
+    content = [s for s in stamps if s[0].lower().endswith(suffixes)]
     package = Path(__file__).parents[1]
     code = [path.read_text() for name in _MAKERS for path in sorted(package.glob(name))]
     parts = json.dumps([config.name, settings, content, code])
@@ -216,7 +221,8 @@ def _volumes(
         made = (maker.make_volume(config.phantom_seed, i, kind.regions) for i in indices)
         return len(indices), ((volume, True) for volume in made)
     patients = kind.find(list(files.stamps), config, problems)
-    return len(patients), read_volumes(files, patients, kind.regions, problems, warnings)
+    read = read_cases if kind.volumes else read_volumes
+    return len(patients), read(files, patients, kind.regions, problems, warnings)
 
 
 def _indexed(volumes: Iterator[Volume], patients: list[Patient]) -> Iterator[Volume]:

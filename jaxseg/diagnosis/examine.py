@@ -11,7 +11,7 @@ from tqdm import tqdm
 from jaxseg.config import Config, Dataset, Split
 from jaxseg.datasets.checks import copy_warnings, read_volumes
 from jaxseg.datasets.splits import check_split
-from jaxseg.diagnosis import cost, findings
+from jaxseg.diagnosis import cost, examine_volumes, findings
 from jaxseg.diagnosis.facts import PatientFacts, best_threshold, measure, sum_up
 from jaxseg.diagnosis.findings import Finding
 from jaxseg.diagnosis.suggest import (
@@ -32,7 +32,7 @@ class Examination(NamedTuple):
 
     report: dict[str, Any]  # for JSON and page
     findings: list[Finding]
-    config: Config | None  # suggested; None without patients
+    config: Config | None  # suggested; None without patients, and of volumes
     facts: list[PatientFacts]
 
     @property
@@ -46,7 +46,7 @@ def examine(source: str, given: Dataset, name: str | None) -> Examination:
 
     Args:
         source: an existing path.
-        given: with patient_regex and every_image_is_a_patient as the user has them.
+        given: with the settings of the data set as the user has them.
         name: layout; None: told by the files.
 
     Raises:
@@ -65,6 +65,9 @@ def examine(source: str, given: Dataset, name: str | None) -> Examination:
     if not layout.name:
         return Examination(report, [Finding("error", layout.advice)], None, [])
     dataset = dataclasses.replace(given, name=layout.name, source=source)
+    if kind_of(dataset).volumes:
+        more, found, _ = examine_volumes.examine(dataset)
+        return Examination(report | more, found, None, [])
     files, problems, warnings = list_source(dataset), [], []
     patients, dataset = find_patients(dataset, files, problems)
     report["patients_by"] = patients_by(dataset, given)

@@ -1,7 +1,7 @@
 """What is measured of each patient of a data set, and how it sums up."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ def measure(volume: Volume, first: int) -> PatientFacts:
         stats=stats,
         head_box=head_box(dark),
         blank_slices=patient.digests.count(""),
-        equal_channels=_equal_channels(image),
+        equal_channels=equal_channels_of(image),
         mask_values=volume.mask_values,
         threshold_dice=baselines.dice_per_threshold(normalise(dark, stats), truth),
         copied=leakage.copy_nearest(truth, volume.slice_numbers, np.random.default_rng(first)),
@@ -78,19 +78,19 @@ def sum_up(facts: Sequence[PatientFacts]) -> dict[str, Any]:
     return {
         "patients": len(facts),
         "slices": sum(slices),
-        "slices_per_patient": _spread(slices),
-        "sizes": _count(f"{f.size[0]} x {f.size[1]}" for f in facts),
-        "forms": _count(f"{f.num_channels} of {f.dtype}" for f in facts),
+        "slices_per_patient": spread(slices),
+        "sizes": count(f"{f.size[0]} x {f.size[1]}" for f in facts),
+        "forms": count(f"{f.num_channels} of {f.dtype}" for f in facts),
         "head_share": float(np.median([_box_share(f) for f in facts])),
         "blank_slices": sum(f.blank_slices for f in facts),
         "intensities": intensities(facts),
         "empty_slices": sum(slices) - tumour_slices,
-        "tumour_slices_per_patient": _spread(
+        "tumour_slices_per_patient": spread(
             [sum(n > 0 for n in f.patient.tumour_pixels) for f in facts]
         ),
         "patients_without_tumour": len(facts) - len(tumours),
-        "tumour_voxels": _spread(tumours),
-        "mask_values": _count(str(v) for f in facts for v in f.mask_values if v),
+        "tumour_voxels": spread(tumours),
+        "mask_values": count(str(v) for f in facts for v in f.mask_values if v),
         "equal_channels": {f.patient.id: f.equal_channels for f in facts if f.equal_channels},
         "slice_split": leakage.mean_over_draws([f.copied for f in facts]),
         "predict_nothing": {
@@ -109,7 +109,7 @@ def intensities(facts: Sequence[PatientFacts]) -> list[dict[str, Any]]:
         {
             "lowest": int(stored[:, c, 0].min()),
             "highest": int(stored[:, c, 1].max()),
-            "head_mean": _spread(stats[:, c, 2].astype(float).tolist()),
+            "head_mean": spread(stats[:, c, 2].astype(float).tolist()),
             "head_p1": float(np.median(stats[:, c, 0])),
             "head_p99": float(np.median(stats[:, c, 1])),
         }
@@ -128,7 +128,8 @@ def best_threshold(
     return found._asdict() | {"test_dice": float(np.mean(scores))}
 
 
-def _equal_channels(image: np.ndarray) -> tuple[tuple[int, ...], ...]:
+def equal_channels_of(image: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    """Return the groups of channels [..., C] that are the same image."""
     groups = []
     for c in range(image.shape[-1]):
         same = (g for g in groups if np.array_equal(image[..., g[0]], image[..., c]))
@@ -145,12 +146,13 @@ def _box_share(facts: PatientFacts) -> float:
     return (y1 - y0) * (x1 - x0) / (facts.size[0] * facts.size[1])
 
 
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
+def spread(values: Sequence[float]) -> dict[str, float] | None:
     """Return lowest, median and highest; None of nothing."""
     if not values:
         return None
     return {"low": min(values), "median": float(np.median(values)), "high": max(values)}
 
 
-def _count(values) -> dict[str, int]:
+def count(values: Iterable[str]) -> dict[str, int]:
+    """Return how often each value occurs, the commonest first."""
     return dict(Counter(values).most_common())

@@ -38,7 +38,7 @@ def shown(finding: Finding) -> str:
 
 def of_facts(facts: Sequence[PatientFacts], summary: dict[str, Any]) -> list[Finding]:
     """Return what the measured numbers say; none of it stops a training."""
-    found = [*_ids(facts), *_channels(facts)]
+    found = [*_ids(facts), *of_channels(facts)]
     if len(summary["sizes"]) > 1:
         sizes = ", ".join(f"{size} ({n})" for size, n in summary["sizes"].items())
         found.append(Finding("note", f"patients of different sizes, all brought to one: {sizes}"))
@@ -75,7 +75,8 @@ def _ids(facts: Sequence[PatientFacts]) -> list[Finding]:
     return [Finding("warning", text)]
 
 
-def _channels(facts: Sequence[PatientFacts]) -> list[Finding]:
+def of_channels(facts: Sequence[Any]) -> list[Finding]:
+    """Return a note on channels that are the same image; facts have `patient`, `equal_channels`."""
     groups = defaultdict(list)
     for f in facts:
         for channels in f.equal_channels:

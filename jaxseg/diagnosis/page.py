@@ -1,21 +1,21 @@
-"""The doctor's page for the terminal: sections of aligned lines, at most 100 columns, ASCII."""
+"""The doctor's page for the terminal: sections of aligned lines."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from jaxseg.diagnosis import volume_page
 from jaxseg.diagnosis.findings import SEVERITIES, Finding, shown
 from jaxseg.diagnosis.leakage import TEST_SHARE
+from jaxseg.diagnosis.lines import LABEL, WIDTH, counts, row, spread
 from jaxseg.scoring.scoretext import channel_label
 
-_WIDTH, _LABEL = 100, 20
 _MOST = 30  # findings of one severity; all are in --json
 
 
 def format_page(report: dict[str, Any], findings: list[Finding]) -> str:
     """Return the page of the report, which lacks what could not be found out."""
     title = f"{report['source']}"
-    lines = [title, "=" * min(len(title), _WIDTH), *_source(report)]
+    lines = [title, "=" * min(len(title), WIDTH), *_source(report)]
     if facts := report.get("facts"):
         lines += [
             *_images(facts, report.get("channels", ())),
@@ -24,6 +24,8 @@ def format_page(report: dict[str, Any], findings: list[Finding]) -> str:
             *_leak(facts),
         ]
         lines += _baselines(report)
+    if volumes := report.get("volumes"):
+        lines += volume_page.sections(volumes)
     if "suggested" in report:
         lines += _suggested(report)
     lines += _findings(findings)
@@ -31,24 +33,24 @@ def format_page(report: dict[str, Any], findings: list[Finding]) -> str:
 
 
 def _source(report: dict[str, Any]) -> list[str]:
-    lines = ["", "SOURCE", *_row("layout", report["layout"] or "none that can be trained on")]
-    lines += _row("because", report["why"])
+    lines = ["", "SOURCE", *row("layout", report["layout"] or "none that can be trained on")]
+    lines += row("because", report["why"])
     if "patients_by" in report:
-        lines += _row("patients told by", report["patients_by"])
+        lines += row("patients told by", report["patients_by"])
     return lines
 
 
 def _images(facts: dict[str, Any], names: Sequence[str]) -> list[str]:
     per = facts["slices_per_patient"]
     lines = ["", "IMAGES"]
-    lines += _row("patients", f"{facts['patients']:,}")
-    lines += _row("slices", f"{facts['slices']:,}; per patient {_spread(per)}")
-    lines += _row("size, pixels", _counts(facts["sizes"], "patients"))
-    lines += _row("channels", _counts(facts["forms"], "patients"))
-    lines += _row("head", f"its box takes {facts['head_share']:.0%} of the frame (median)")
+    lines += row("patients", f"{facts['patients']:,}")
+    lines += row("slices", f"{facts['slices']:,}; per patient {spread(per)}")
+    lines += row("size, pixels", counts(facts["sizes"], "patients"))
+    lines += row("channels", counts(facts["forms"], "patients"))
+    lines += row("head", f"its box takes {facts['head_share']:.0%} of the frame (median)")
     table = "{:<{label}} {:>15} {:>22} {:>31}".format
     head = ("intensities", "stored", "head, 1 % to 99 %", "head mean, low / median / high")
-    lines.append("  " + table(*head, label=_LABEL))
+    lines.append("  " + table(*head, label=LABEL))
     for number, c in enumerate(facts["intensities"], 1):
         mean = c["head_mean"]
         values = (
@@ -57,22 +59,22 @@ def _images(facts: dict[str, Any], names: Sequence[str]) -> list[str]:
             f"{c['head_p1']:.0f} to {c['head_p99']:.0f}",
             f"{mean['low']:.0f} / {mean['median']:.0f} / {mean['high']:.0f}",
         )
-        lines.append("  " + table(*values, label=_LABEL))
+        lines.append("  " + table(*values, label=LABEL))
     return lines
 
 
 def _tumour(facts: dict[str, Any]) -> list[str]:
     empty, total = facts["empty_slices"], facts["slices"]
     lines = ["", "TUMOUR"]
-    lines += _row("empty slices", f"{empty:,} of {total:,} ({empty / total:.1%}) have no tumour")
+    lines += row("empty slices", f"{empty:,} of {total:,} ({empty / total:.1%}) have no tumour")
     per = facts["tumour_slices_per_patient"]
-    lines += _row("slices with tumour", f"per patient {_spread(per)}")
+    lines += row("slices with tumour", f"per patient {spread(per)}")
     if facts["tumour_voxels"]:
-        lines += _row("size, pixels", f"per patient {_spread(facts['tumour_voxels'])}, all slices")
+        lines += row("size, pixels", f"per patient {spread(facts['tumour_voxels'])}, all slices")
     if facts["patients_without_tumour"]:
-        lines += _row("patients without", f"{facts['patients_without_tumour']}")
+        lines += row("patients without", f"{facts['patients_without_tumour']}")
     if facts["mask_values"]:
-        lines += _row("marked in masks by", _counts(facts["mask_values"], "masks"))
+        lines += row("marked in masks by", counts(facts["mask_values"], "masks"))
     return lines
 
 
@@ -82,7 +84,7 @@ def _splits(report: dict[str, Any]) -> list[str]:
         tumour = f"{part['tumour_slices']:,} with tumour"
         patients = "patient, " if part["patients"] == 1 else "patients,"
         text = f"{part['patients']:>5,} {patients} {part['slices']:>6,} slices, {tumour}"
-        lines += _row(name, text)
+        lines += row(name, text)
     return lines
 
 
@@ -91,14 +93,14 @@ def _leak(facts: dict[str, Any]) -> list[str]:
     if leak["dice"] is None:
         return []
     lines = ["", f"WHAT A SPLIT BY SLICES WOULD LEAK ({TEST_SHARE:.0%} to test, at random)"]
-    lines += _row("on both sides", f"{leak['both_sides']:.1f} of {facts['patients']:,} patients")
-    lines += _row("neighbour in train", f"{leak['beside_train']:.1%} of the test slices")
-    lines += _row(
+    lines += row("on both sides", f"{leak['both_sides']:.1f} of {facts['patients']:,} patients")
+    lines += row("neighbour in train", f"{leak['beside_train']:.1%} of the test slices")
+    lines += row(
         "copying its mask",
         f"Dice per patient {leak['dice']:.3f}, over all slices {leak['slice_dice']:.3f}: the score "
         "of a program that has learnt nothing",
     )
-    lines += _row(
+    lines += row(
         "split by patient",
         f"there is nothing to copy: {free['dice']:.3f}, over all slices {free['slice_dice']:.3f}",
     )
@@ -108,13 +110,13 @@ def _leak(facts: dict[str, Any]) -> list[str]:
 def _baselines(report: dict[str, Any]) -> list[str]:
     free, best = report["facts"]["predict_nothing"], report.get("best_threshold")
     lines = ["", "BEFORE ANY NETWORK"]
-    lines += _row(
+    lines += row(
         "predict nothing",
         f"Dice per patient {free['dice']:.3f}; over all slices {free['slice_dice']:.3f}, which is "
         "why that number should not be quoted",
     )
     if best:
-        lines += _row(
+        lines += row(
             "best threshold",
             f"Dice per patient {best['test_dice']:.3f} on test, {best['train_dice']:.3f} on train "
             f"where it was chosen: {channel_label(best)} >= {best['threshold']:.4g} "
@@ -128,16 +130,16 @@ def _suggested(report: dict[str, Any]) -> list[str]:
     head = "head cut out, " if s["input"]["crop_to_head"] else ""
     size = " x ".join(map(str, s["input"]["image_size"]))
     train, widths = s["train"], ", ".join(map(str, s["model"]["widths"]))
-    lines = ["", "SUGGESTED CONFIG", *_row("input", f"{head}{size} pixels")]
-    lines += _row("network", f"U-Net of widths {widths}; {s['model']['compute_dtype']}")
+    lines = ["", "SUGGESTED CONFIG", *row("input", f"{head}{size} pixels")]
+    lines += row("network", f"U-Net of widths {widths}; {s['model']['compute_dtype']}")
     steps = f"{train['num_steps']:,} steps of {train['batch_size']} slices"
-    lines += _row("training", f"{steps}, evaluated every {train['eval_every_steps']}")
+    lines += row("training", f"{steps}, evaluated every {train['eval_every_steps']}")
     if folds := report.get("folds"):
-        lines += _row("or cross-validation", folds)
+        lines += row("or cross-validation", folds)
     if cost := report.get("cost"):
-        lines += _row("time", cost["time"])
-        lines += _row("memory", cost["memory"])
-        lines += _row("how estimated", cost["how"])
+        lines += row("time", cost["time"])
+        lines += row("memory", cost["memory"])
+        lines += row("how estimated", cost["how"])
     return lines
 
 
@@ -148,30 +150,7 @@ def _findings(findings: list[Finding]) -> list[str]:
     for severity in SEVERITIES:
         chosen = [f for f in findings if f.severity == severity]
         for finding in chosen[:_MOST]:
-            lines += _row(severity, shown(finding))
+            lines += row(severity, shown(finding))
         if len(chosen) > _MOST:
-            lines += _row("", f"and {len(chosen) - _MOST} more of this kind; --json FILE has all")
+            lines += row("", f"and {len(chosen) - _MOST} more of this kind; --json FILE has all")
     return lines
-
-
-def _row(label: str, text: str) -> list[str]:
-    start = f"  {label:<{_LABEL}} "
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=start,
-        subsequent_indent=" " * len(start),
-        break_long_words=True,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    ) or [start]
-
-
-def _spread(spread: dict[str, float]) -> str:
-    return f"{spread['low']:,} to {spread['high']:,}, median {spread['median']:,.0f}"
-
-
-def _counts(counts: dict[str, int], unit: str) -> str:
-    if len(counts) == 1:
-        return next(iter(counts))
-    return ", ".join(f"{kind} ({n:,} {unit})" for kind, n in counts.items())

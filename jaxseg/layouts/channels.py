@@ -1,6 +1,5 @@
 """Scans whose channels are files of their own, found by patterns of their names."""
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from jaxseg.layouts.find import Scan, folder_series, patient_name, read_volume
 from jaxseg.scans.files import Files, list_files
 from jaxseg.scans.volume import Volume, join_channels
 
-_PATIENT = "{patient}"
+_PATIENT = says.PATIENT
 
 
 def parse_patterns(text: str, names: Sequence[str], fill: str | None = None) -> dict[str, str]:
@@ -60,7 +59,7 @@ def find_by_channel(
     folders = {str(parent) for name in listed for parent in PurePosixPath(name).parents}
     patients: dict[str, dict[str, tuple]] = defaultdict(dict)
     for channel, pattern in patterns.items():
-        regex = _regex(pattern)
+        regex = says.pattern_regex(pattern)
         for name in [*listed, *sorted(folders)]:
             if match := regex.fullmatch(name):
                 is_file = name in files.stamps
@@ -96,8 +95,3 @@ def _scan(
     where = folder / found.get(fill, next(iter(found.values())))[0]
     everything = tuple(name for _, own in found.values() for name in own)
     return Scan(patient_name(patient), where, read, folder.absolute(), files, everything)
-
-
-def _regex(pattern: str) -> re.Pattern:
-    first, *others = (re.escape(part) for part in pattern.split(_PATIENT))
-    return re.compile(f"{first}(?P<patient>[^/]+?)" + "(?P=patient)".join(others))

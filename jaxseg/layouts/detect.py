@@ -1,5 +1,6 @@
 """Which layout a source has, told by the names of its files."""
 
+import contextlib
 import re
 import struct
 import zlib
@@ -7,7 +8,8 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from jaxseg.layouts import image_folder, lgg
+from jaxseg.errors import UserError
+from jaxseg.layouts import brats, dataset_json, image_folder, lgg, nnunet
 from jaxseg.layouts.names import VOLUMES, looks_like, unread
 from jaxseg.scans.files import IMAGE_SUFFIXES, Files
 
@@ -22,6 +24,12 @@ _GUESSES = (
     r"(.+?)[\W_]*(?:slice|sl|img|image|frame|s|z)?[\W_]*\d+$",
 )
 _LEAST_PATIENTS = 3  # for train, validation and test
+_ADVICE = (
+    "no volumes with labels that are known by their names; NIfTI files are trained on by patterns: "
+    "--config.dataset.name=nifti with channel_files and mask_file (here: --channels "
+    "'t1={patient}/t1.nii.gz,...' --mask '{patient}/seg.nii.gz'); DICOM, MetaImage and NRRD are to "
+    "be converted to NIfTI first, and jaxseg.predict reads DICOM"
+)
 
 
 class Layout(NamedTuple):
@@ -43,19 +51,32 @@ def detect(files: Files) -> Layout:
             "TCGA_<institution>_<patient>_<date>_<slice>; image_folder would fit too, but does "
             "not know dates",
         )
+    if found := detect_volumes(files):
+        return found
     if images and masks:
         return Layout("image_folder", f"{images} images and {masks} masks by folder or file name")
     if volumes := describe_volumes(files):
-        advice = (
-            "training on volumes is not there yet; save their slices as PNG or TIFF "
-            "(jaxseg.predict reads NIfTI and DICOM)"
-        )
-        return Layout("", volumes, advice)
+        return Layout("", volumes, _ADVICE)
     listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     found = f"{images} images and {masks} masks among {len(names)} files ({listed or 'none'})"
     about = [looks_like(names) if images else "", *unread(names)]
     found = "; ".join([found, *(line for line in about if line)])
     return Layout("", found, f"no pairs of image and mask; {image_folder.LAYOUT}")
+
+
+def detect_volumes(files: Files) -> Layout | None:
+    """Return the layout of a volume set that tells of itself; None for others."""
+    names = list(files.stamps)
+    with contextlib.suppress(UserError):
+        root = dataset_json.root_of(names)
+        what = f"{root}{dataset_json.NAME} beside {dataset_json.IMAGES}/ and {dataset_json.LABELS}/"
+        if nnunet.is_nnunet(names):
+            return Layout("nnunet", f"{what}, channels numbered as in CASE_0000.nii.gz")
+        return Layout("msd", f"{what}, one file for all channels of a case")
+    cases, labels = brats.count(names)
+    if not cases or not labels:
+        return None
+    return Layout("brats", f"by their names sequences of {cases} scans and {labels} label files")
 
 
 def describe_volumes(files: Files) -> str:

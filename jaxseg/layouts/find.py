@@ -18,7 +18,7 @@ from jaxseg.layouts.dicom_files import INDEX, about_no_scans, is_dicom_member, n
 from jaxseg.layouts.kinds import LGG, find_images
 from jaxseg.scans.dicom import is_dicom, read_series
 from jaxseg.scans.files import IMAGE_SUFFIXES, UNREADABLE, Files, list_beside, list_files, open_file
-from jaxseg.scans.nifti import SUFFIXES, is_nifti, read_nifti
+from jaxseg.scans.nifti import SUFFIXES, is_nifti, read_nifti, read_stored
 from jaxseg.scans.slices import read_slices
 from jaxseg.scans.volume import Volume, with_channels
 
@@ -114,15 +114,26 @@ def find_scans(
     return sorted((adapt(scan) for scan in found), key=lambda scan: scan.patient)
 
 
+def read_stored_volume(files: Files, name: str) -> Volume:
+    """Read a NIfTI file, also in a zip, with its voxels as they are stored; errors as below."""
+    return _read(files, (name,), lambda paths: read_stored(paths[0]))
+
+
 def read_volume(files: Files, names: Sequence[str]) -> Volume:
     """Read a NIfTI file or the files of a DICOM series, also in a zip.
 
     Raises:
         UserError: as `read_nifti` and `read_series`; a file is not there.
     """
+    if is_nifti(names[0]):
+        return _read(files, names, lambda paths: read_nifti(paths[0]))
+    return _read(files, names, read_series)
+
+
+def _read(files: Files, names: Sequence[str], read: Callable[[list[Path]], Volume]) -> Volume:
     with _on_disk(files, names) as paths:
         try:
-            return read_nifti(paths[0]) if is_nifti(names[0]) else read_series(paths)
+            return read(paths)
         except UserError as error:  # in a zip, of the file in there
             text = str(error).replace(str(paths[0].parent), str(files.path))
             raise UserError(text) from error

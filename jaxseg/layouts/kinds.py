@@ -6,13 +6,14 @@ from pathlib import PurePosixPath
 
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
-from jaxseg.layouts import image_folder, lgg
+from jaxseg.layouts import brats, image_folder, lgg, msd, nnunet, tree
+from jaxseg.layouts.cases import Case
 from jaxseg.layouts.slices import Slice
 from jaxseg.scans.files import Files, list_files
-from jaxseg.scans.regions import TUMOUR, Region
+from jaxseg.scans.regions import PRESETS, TUMOUR, Region, parse_regions
 
-# Names of files, settings, lines for problems -> slices of each patient.
-Finder = Callable[[list[str], Dataset, list[str]], dict[str, list[Slice]]]
+# Names of files, settings, lines for problems -> slices of each patient, or its volume's files.
+Finder = Callable[[list[str], Dataset, list[str]], dict[str, list[Slice]] | dict[str, Case]]
 
 _CONTRASTS = ("T1 before contrast agent", "FLAIR", "T1 after contrast agent")
 
@@ -32,6 +33,8 @@ class DataSet:
     roots: tuple[str, ...] = ()  # folders inside a source; of these only the first is read
     settings: tuple[str, ...] = ()  # of config.dataset that decide what the records are
     volumes: bool = False  # scans in three dimensions, whose copies are cropped to the head
+    # Files, settings -> the settings with the channels and regions that the files tell.
+    tell: Callable[[Files, Dataset], Dataset] | None = None
 
     @property
     def region_names(self) -> tuple[str, ...]:
@@ -100,13 +103,71 @@ IMAGE_FOLDER = DataSet(
     find=image_folder.find_slices,
     settings=("patient_regex", "every_image_is_a_patient"),
 )
-KINDS = {kind.name: kind for kind in (PHANTOM, PHANTOM_REGIONS, PHANTOM_VOLUMES, LGG, IMAGE_FOLDER)}
+_OF_VOLUMES = ("channel_names", "regions", "patient_regex")
+BRATS = DataSet(
+    name="brats",
+    about="Brain tumours in several MRI sequences, named as by the BraTS challenges.",
+    find=brats.find_cases,
+    settings=_OF_VOLUMES,
+    volumes=True,
+    tell=brats.tell,
+)
+MSD = DataSet(
+    name="msd",
+    about="A task of the Medical Segmentation Decathlon: dataset.json and 4D images.",
+    find=msd.find_cases,
+    settings=_OF_VOLUMES,
+    volumes=True,
+    tell=msd.tell,
+)
+NNUNET = DataSet(
+    name="nnunet",
+    about="A raw data set of nnU-Net: dataset.json, a file for each channel.",
+    find=nnunet.find_cases,
+    settings=_OF_VOLUMES,
+    volumes=True,
+    tell=nnunet.tell,
+)
+NIFTI = DataSet(
+    name="nifti",
+    about="The user's own volumes, found by patterns of their paths.",
+    find=tree.find_cases,
+    settings=(*_OF_VOLUMES, "channel_files", "mask_file"),
+    volumes=True,
+    tell=tree.tell,
+)
+_ALL = (PHANTOM, PHANTOM_REGIONS, PHANTOM_VOLUMES, LGG, IMAGE_FOLDER, BRATS, MSD, NNUNET, NIFTI)
+KINDS = {kind.name: kind for kind in _ALL}
 
 
 def kind_of(config: Dataset) -> DataSet:
-    """Return the data set that the settings name, with the names that the user gave."""
+    """Return the data set that the settings name, with the channels and regions that they say.
+
+    No file is needed: a run keeps the settings that `told_by_files` has completed.
+    """
     kind = KINDS[config.name]
-    return dataclasses.replace(kind, channels=config.channel_names or kind.channels)
+    regions = kind.regions
+    if config.regions:
+        regions = parse_regions(config.regions)
+    elif config.labels in PRESETS:
+        regions = PRESETS[config.labels]
+    channels = config.channel_names or kind.channels
+    return dataclasses.replace(kind, channels=channels, regions=regions)
+
+
+def told_by_files(config: Dataset) -> Dataset:
+    """Return the settings with the channels and regions that the files of a volume set tell.
+
+    The same settings where there is nothing to be told, as of slices and where it is known. Of
+    the same files and settings it is the same.
+
+    Raises:
+        UserError: no source, or it is no data set of this kind.
+    """
+    tell = KINDS[config.name].tell
+    if tell is None or (config.channel_names and config.regions):
+        return config
+    return tell(list_source(config), config)
 
 
 def find_images(names: list[str], config: Dataset) -> dict[str, tuple[str, ...]]:
@@ -138,8 +199,8 @@ def list_source(config: Dataset) -> Files | None:
     kind = kind_of(config)
     if kind.find is None and config.source:
         raise UserError(
-            f"{kind.name} takes no source ({config.source}); set config.dataset.name to "
-            "lgg_mri or image_folder"
+            f"{kind.name} takes no source ({config.source}); set config.dataset.name to one of "
+            f"{', '.join(name for name in KINDS if KINDS[name].find)}"
         )
     if kind.find is None:
         return None

@@ -20,6 +20,25 @@ _NUMBERED_MASK = re.compile(r"[\W_]?masks?(?=[\W_]?\d+$)", re.IGNORECASE)
 _CAMEL_MASK = re.compile(r"(?<=[a-z0-9])Masks?$")
 _OLD_RULE = re.compile(r"_mask$", re.IGNORECASE)  # the one that holds in images/ too
 _VOLUME_SUFFIXES = (".nii.gz", ".nii.bz2", ".nii.zst", ".nii", ".img.gz", ".hdr.gz")
+# The sequences of a glioma's scan in order of the channels, by all names that BraTS and its like
+# have given them, and the file of labels.
+SEQUENCES = {
+    "t1": r"t1|t1n|t1w|t1[_-]?pre",
+    "t1c": r"t1c|t1ce|t1[_-]?(?:gd|gad|ce|post)",
+    "t2": r"t2|t2w",
+    "flair": r"flair|t2f|t2[_-]?flair|fla",
+}
+TRUTH = "truth"
+_TRUTH = r"seg|segm|ot|otmulticlass|tumou?r[_-]?(?:seg|segm|segmentation|mask)"
+_SEQUENCE = re.compile(
+    r"(?:(?P<case>.+?)(?:[_-]brain)?[_-])?(?:"
+    + "|".join(f"(?P<{name}>{words})" for name, words in {**SEQUENCES, TRUTH: _TRUTH}.items())
+    + ")",
+    re.IGNORECASE,
+)
+# What BRATS 2013 and 2015 put around: VSD.Brain.XX.O.MR_Flair.54512, Flair_subtrMeanDivStd.
+_AROUND = re.compile(r"^VSD\.Brain[^.]*\.XX\.O\.(?:MR_)?|\.\d+$|_subtrMeanDivStd$", re.IGNORECASE)
+PATIENT = "{patient}"  # in patterns of paths
 VOLUMES = {
     "NIfTI": (".nii", ".nii.gz"),
     "DICOM": (".dcm", ".dicom", ".ima"),
@@ -84,6 +103,28 @@ def inner_folders(name: str) -> tuple[str, ...]:
     return tuple(f for f in PurePosixPath(name).parts[:-1] if f.lower() not in passed)
 
 
+def sequence_of(name: str) -> tuple[str, str]:
+    """Return case and sequence (of SEQUENCES, or TRUTH) of a NIfTI file; ('', '') for others.
+
+    The case is what stands before the sequence, else the folder: `A/t1.nii.gz` is of A.
+    """
+    if suffix_of(name) not in VOLUMES["NIfTI"]:
+        return "", ""
+    match = _SEQUENCE.fullmatch(_AROUND.sub("", stem_of(name)))
+    if match is None:
+        return "", ""
+    folders = [f for f in PurePosixPath(name).parts[:-1] if not f.startswith("VSD.")]
+    sequence = next(key for key in (*SEQUENCES, TRUTH) if match[key])
+    return match["case"] or "/".join(folders) or "scan", sequence
+
+
+def pattern_regex(pattern: str) -> re.Pattern:
+    """Return what matches the paths of a pattern; `{patient}` is a part of a name, group patient,
+    the same wherever it stands."""
+    first, *others = (re.escape(part) for part in pattern.split(PATIENT))
+    return re.compile(f"{first}(?P<patient>[^/]+?)" + "(?P=patient)".join(others))
+
+
 def listed(names: list[str], most: int = 3) -> str:
     """Return the first names and, where there are more, dots."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
@@ -122,11 +163,21 @@ def looks_like(names: list[str]) -> str:
         return "; ".join(f"{line}, which jaxseg does not read" for line in unread(names))
     found = ", ".join(_files(count, kind) for kind, count in kinds.items())
     if kinds.keys() & {"NIfTI", "DICOM"}:
-        return (
-            f"{found}: jaxseg.predict reads NIfTI and DICOM; training takes slices only, save "
-            "them as PNG or TIFF"
-        )
+        return f"{found}: jaxseg.predict reads NIfTI and DICOM; {_trained_on(names)}"
     return f"{found}, which jaxseg does not read: convert them to NIfTI"
+
+
+def _trained_on(names: list[str]) -> str:
+    """Say which data set of volumes the files look like, or how they are trained on."""
+    sequences = {sequence_of(name)[1] for name in names} - {""}
+    if any(PurePosixPath(n).name == "dataset.json" for n in names):
+        return (
+            "this looks like nnU-Net or the Decathlon: --config.dataset.name=nnunet or msd trains "
+            "on them"
+        )
+    if TRUTH in sequences and len(sequences) > 2:
+        return "this looks like BraTS: --config.dataset.name=brats trains on them"
+    return "--config.dataset.name=nifti trains on NIfTI with labels, by patterns of their names"
 
 
 def _files(count: int, kind: str) -> str:

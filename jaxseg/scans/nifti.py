@@ -1,6 +1,7 @@
 """NIfTI and Analyze files to volumes and back; needs nibabel, the extra `[nifti]`."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxseg.scans.volume import (
     MAX_PATIENT_BYTES,
     Volume,
     as_pixels,
+    as_stored,
     axial_affine,
     axial_order,
     from_axial,
@@ -37,6 +39,18 @@ def read_nifti(path: Path) -> Volume:
     Raises:
         UserError: nibabel is missing; the file is broken or too large, or has other axes.
     """
+    return _read(path, as_pixels)
+
+
+def read_stored(path: Path) -> Volume:
+    """Read a NIfTI file as `read_nifti`, but its voxels as they are stored, see `as_stored`.
+
+    For training, where what is no number is to be mended, and for masks.
+    """
+    return _read(path, as_stored)
+
+
+def _read(path: Path, convert: Callable[[np.ndarray], np.ndarray]) -> Volume:
     nibabel = _nibabel()
     with named(f"{path}: cannot be read as NIfTI", str(path)):
         file = nibabel.load(path)
@@ -44,12 +58,13 @@ def read_nifti(path: Path) -> Volume:
             raise ValueError(f"a {type(file).__name__.removesuffix('Image')} file, no NIfTI volume")
         affine, warnings = _affine_mm(file)
         _check_size(file)
-        voxels = as_pixels(_channels_last(np.asanyarray(file.dataobj)))
+        voxels = convert(_channels_last(np.asanyarray(file.dataobj)))
         order = axial_order(affine)
         axial = axial_affine(affine, voxels.shape, order)
         spacing_mm = spacing_of(axial)
         warnings += warn_of_shape(spacing_mm)
         image = to_axial(voxels, order)
+        orientation = "".join(nibabel.aff2axcodes(affine))
 
     def write(to: Path, values: np.ndarray):
         to = to.with_name(to.name + _suffix(path))
@@ -59,7 +74,8 @@ def read_nifti(path: Path) -> Volume:
             else:
                 write_axial(to, values, axial)
 
-    return Volume(image, spacing_mm, axial, tuple(warnings), write)
+    about = tuple(warnings)
+    return Volume(image, spacing_mm, axial, about, write, orientation=orientation)
 
 
 def write_axial(path: Path, values: np.ndarray, affine: np.ndarray):

@@ -39,13 +39,16 @@ class Volume(NamedTuple):
     # writes them on the grid and in the format of the input.
     write: Callable[[Path, np.ndarray], None] | None = None
     patient: str = ""
+    group: str = ""  # the person, whose scans are never parted; '': the patient
     mask: np.ndarray | None = None  # [D, H, W, K] uint8 of {0, 1}, one for each region
     slice_numbers: tuple[int, ...] = ()  # as the files count, ascending
     files: tuple[str, ...] = ()  # image files of the slices, relative to the source
-    mask_values: tuple[int, ...] = ()  # highest of each slice in the mask's file; 0: no tumour
+    # Of slices the highest of each in the mask's file, 0: no tumour; of a volume set all there are.
+    mask_values: tuple[int, ...] = ()
     stats: np.ndarray | None = None  # [C, 4] float32, `intensity.volume_statistics` of the image
     head_box: np.ndarray | None = None  # [4] int32, `intensity.head_box` of the image
     group: str = ""  # the person, who may have several scans; "": the patient is the person
+    orientation: str = ""  # of the file's axes, where each runs to: 'LPS'; '' when it is no file's
 
     @property
     def voxel_mm3(self) -> float | None:
@@ -173,6 +176,28 @@ def _least_integer(voxels: np.ndarray) -> np.dtype:
     return next(holds, np.dtype(np.float32))
 
 
+def as_stored(voxels: np.ndarray) -> np.ndarray:
+    """Return voxels in their own type of integers, or as float32, NaN and infinities among them.
+
+    Integers of 64 bit are brought to 32 where that holds them, else to float32.
+
+    Raises:
+        ValueError: complex numbers or colours.
+    """
+    if voxels.dtype.kind not in "iufb":
+        raise ValueError(f"voxels of type {voxels.dtype}; save real numbers")
+    if voxels.dtype.kind == "b":
+        return voxels.astype(np.uint8)
+    if voxels.dtype.kind == "f":
+        return voxels.astype(np.float32)
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    if native.dtype.itemsize <= 4:
+        return native
+    limits = np.iinfo(np.int32)
+    fits = not native.size or (native.min() >= limits.min and native.max() <= limits.max)
+    return native.astype(np.int32 if fits else np.float32)
+
+
 def warn_of_shape(spacing_mm: tuple[float, ...]) -> list[str]:
     """Return a line when the pixels of the axial slices are far from square, else none."""
     row, column = spacing_mm[1:]
@@ -210,10 +235,11 @@ def join_channels(
     for name, volume in found.items():
         if volume.image.shape[-1] != 1:
             raise UserError(f"{name} has {volume.image.shape[-1]} channels; give one per file")
-        if not _same_grid(volume, like):
+        if not same_grid(volume, like):
+            grids = f"{describe_grid(volume)}; {describe_grid(like)}"
             raise UserError(
-                f"{name} and {first} lie on different voxels ({_grid(volume)}; {_grid(like)}): "
-                "register and resample them first"
+                f"{name} and {first} lie on different voxels ({grids}): register and resample "
+                "them first"
             )
     image = np.concatenate([found.get(name, like).image for name in names], axis=-1)
     warnings = dict.fromkeys(line for volume in found.values() for line in volume.warnings)
@@ -243,7 +269,8 @@ def with_channels(volume: Volume, names: Sequence[str], fill: str | None = None)
     )
 
 
-def _same_grid(a: Volume, b: Volume) -> bool:
+def same_grid(a: Volume, b: Volume) -> bool:
+    """Tell whether two volumes have the same voxels in space, to a hundredth of a mm."""
     if a.image.shape[:3] != b.image.shape[:3] or (a.affine is None) != (b.affine is None):
         return False
     if a.affine is None:
@@ -254,9 +281,13 @@ def _same_grid(a: Volume, b: Volume) -> bool:
     return np.abs((a.affine - b.affine) @ corners.T).max() < _SAME_MM
 
 
-def _grid(volume: Volume) -> str:
-    size = "x".join(str(n) for n in volume.image.shape[:3])
+def describe_grid(volume: Volume) -> str:
+    """Say how many voxels a volume has, of which size, and where they begin and end."""
+    shape = volume.image.shape[:3]
+    size = "x".join(map(str, shape))
     if volume.affine is None:
         return f"{size} pixels"
-    first = ", ".join(f"{x:.4g}" for x in volume.affine[:3, 3])
-    return f"{size} voxels, the first at ({first}) mm"
+    ends = volume.affine @ np.array([(0, 0, 0, 1), (*(n - 1 for n in shape), 1)]).T
+    first, last = (", ".join(f"{x:.5g}" for x in end) for end in ends[:3].T)
+    voxel = "x".join(f"{mm:.4g}" for mm in spacing_of(volume.affine))
+    return f"{size} voxels of {voxel} mm, the first at ({first}), the last at ({last}) mm"

@@ -201,7 +201,8 @@ def test_volumes_are_described_and_refused(tmp_path):
     assert found.fails and found.config is None
     assert "1 DICOM files, 1 NIfTI files in 1 folders" in found.report["why"]
     assert "240 x 200 x 155 voxels of 1 x 0.9 x 3 mm, float32 (1 files)" in found.report["why"]
-    assert "training on volumes is not there yet" in format_page(found.report, found.findings)
+    page = format_page(found.report, found.findings)
+    assert "no volumes with labels" in page and "--config.dataset.name=nifti" in page
 
 
 @pytest.mark.parametrize("content", [{}, {"a.txt": b"x"}, {"images/a.png": b"x"}])

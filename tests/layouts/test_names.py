@@ -94,7 +94,10 @@ def test_masks_of_other_formats_are_named():
 @pytest.mark.parametrize(
     "names, expected",
     [
-        (["a/t1.nii.gz", "b/t1.nii"], "2 NIfTI files: jaxseg.predict reads NIfTI and DICOM; train"),
+        (
+            ["a/t1.nii.gz", "b/t1.nii"],
+            "2 NIfTI files: jaxseg.predict reads NIfTI and DICOM; --con",
+        ),
         (["a/1.dcm"], "1 DICOM file: jaxseg.predict reads"),
         (["a/1.mha"], "1 MetaImage file, which jaxseg does not read: convert them to NIfTI"),
         (["TCGA_A_1_2000_1.tif"], "1 .tif file named as in the LGG set: --config.dataset.name"),
