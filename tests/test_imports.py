@@ -51,7 +51,7 @@ HOMES = {
         "evaluation.tuning",
         "prediction.operating",
     }
-    | {"scoring.calibration", "scoring.contours", "scoring.surface"},
+    | {"scoring.calibration", "scoring.contours", "scoring.lesions", "scoring.surface"},
     "jax2onnx": {"shipping.onnx_convert"},
     "onnx": {"shipping.onnx_convert"},
     "onnxruntime": {"shipping.onnx_convert"},

@@ -27,7 +27,7 @@ from jaxseg.scoring import (
     scorecard,
     scoretext,
 )
-from jaxseg.scoring.scorecard import PatientScore
+from jaxseg.scoring.patient_score import PatientScore, score_patient
 
 Scores = list[list[PatientScore]]  # [patients][regions]
 
@@ -153,8 +153,8 @@ def score_cases(
         image = normalise(case.volume.image, case.volume.stats)
         scored = [
             (
-                scorecard.score_patient(patient, mask, truth[..., k], spacing, name),
-                scorecard.score_patient(patient, simple, truth[..., k], spacing, name),
+                score_patient(patient, mask, truth[..., k], spacing, name),
+                score_patient(patient, simple, truth[..., k], spacing, name),
             )
             for k, name in enumerate(regions)
             for mask, simple in [(masks[..., k], baselines.apply(found[k], image))]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 from jaxseg.scoring.figures import new_figure, plain
-from jaxseg.scoring.scorecard import PatientScore
+from jaxseg.scoring.patient_score import PatientScore
 
 TRUTH, PREDICTION = "#00E0A0", "#FF9500"  # the green and orange, brighter: they lie on dark images
 _FOCI = 3  # that are enlarged, the largest first

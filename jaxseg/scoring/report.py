@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxseg import RESEARCH_ONLY
 from jaxseg.scoring import scoretext
-from jaxseg.scoring.scorecard import PatientScore
+from jaxseg.scoring.patient_score import PatientScore
 
 CAPTIONS = {
     "learning_curves": "Learning curves. Green line: the evaluation whose weights were kept. The "

@@ -183,38 +183,6 @@ def few_patients(n: int) -> list[str]:
     return []
 
 
-def definitions(unit: str) -> dict[str, str]:
-    """Return how each number is defined, empty cases included; unit of HD95: mm or pixels."""
-    step = (
-        "Distances in mm, with the voxel size of the config."
-        if unit == "mm"
-        else "Distances in pixels: every step counts one, in the plane and between slices."
-    )
-    return {
-        "hd95_unit": unit,
-        "patients": "All slices of a patient are one volume on the pixel grid of the input files. "
-        "Means and medians are over patients, each counting the same.",
-        "empty": "Truth and prediction both empty: Dice, IoU, sensitivity and precision 1, HD95 0. "
-        "One of them empty: 0, and HD95 the diagonal of the volume. No patient is dropped.",
-        "hd95": "95th percentile of the distances from each surface voxel of one mask to the "
-        "surface of the other, the larger of the two directions. " + step,
-        "volume_error": "(predicted - true) / true volume, signed, so that errors of opposite "
-        "sign cancel in its mean; the absolute one does not. Over patients with tumour only.",
-        "operating_point": "A voxel is tumour where its calibrated probability reaches the "
-        "threshold, unless its part (26 neighbours, over the slices too) is smaller than the "
-        "smallest lesion kept. All of it is chosen on the validation patients, never on test.",
-        "ci95": "95 % percentile bootstrap interval of the mean over patients; none for one "
-        "patient.",
-        "slices": "Dice of single slices. Tumour only: slices with tumour in the truth, so false "
-        "alarms elsewhere are not seen. All: a slice empty in both counts as 1, so a predictor "
-        "of nothing scores the share of empty slices. False-positive rate: the share of slices "
-        "without tumour on which at least one pixel is predicted.",
-        "pooled": "Voxels of all patients in one pot: large tumours dominate.",
-        "baselines": "predict_nothing: an empty mask. best_threshold: the channel and the global "
-        "threshold on the normalised image with the best mean Dice per patient on train.",
-    }
-
-
 def _score(value: float) -> str:
     return f"{value:.3f}"
 
