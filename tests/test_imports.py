@@ -38,7 +38,7 @@ HOMES = {
     "grain": {"datasets.loaders", "datasets.samples"},
     "tensorflow_datasets": {"datasets.builder"},
     "matplotlib": {"scoring.comparison_figure", "scoring.contours", "scoring.figures"}
-    | {"scoring.operating_figure"},
+    | {"scoring.operating_figure", "scoring.planes", "scoring.region_figure"},
     "tensorboardX": {"runs.tensorboard"},
     "absl.flags": {"datasets.loaders"},
     "flax": {"models.layers", "models.unet"},

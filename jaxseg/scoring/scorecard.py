@@ -129,19 +129,22 @@ def mean_over_regions(
 def measures_of(score: PatientScore) -> dict[str, float | None]:
     """Return all measures that have a mean over patients; None where undefined."""
     error = score.volume_error
-    found = {name: getattr(score, name) for name in (*SCORES, *_LESION_SCORES)}
+    names = (*SCORES, *_LESION_SCORES, "brats_dice", "brats_hd95", "brats_nsd")
+    found = {name: getattr(score, name) for name in names}
     return found | {
         "volume_error": error,
         "absolute_volume_error": None if error is None else abs(error),
     }
 
 
-def join_regions(summaries: Sequence[dict[str, Any]], means: dict[str, Any]) -> dict[str, Any]:
+def join_regions(
+    summaries: Sequence[dict[str, Any]], means: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the summary of all regions: the first one's, and where there are more, `regions`.
 
     Args:
         summaries: one per region, by `summarise`.
-        means: by `mean_over_regions`; stands beside `regions`.
+        means: by `mean_over_regions`; stands beside `regions`, needed where there are several.
     """
     if len(summaries) == 1:
         return summaries[0]
