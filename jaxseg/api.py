@@ -167,12 +167,12 @@ def score_masks(
 
     Returns:
         dice, iou, sensitivity, precision, hd95, volume_error and counts, as in patients.csv; see
-        `scoring.scorecard.PatientScore`.
+        `scoring.patient_score.PatientScore`.
 
     Raises:
         UserError: the shapes differ.
     """
-    from jaxseg.scoring.scorecard import score_patient
+    from jaxseg.scoring.patient_score import score_patient
 
     masks = [np.asarray(m) != 0 for m in (prediction, truth)]
     if masks[0].shape != masks[1].shape or masks[0].ndim not in (2, 3):
@@ -180,7 +180,8 @@ def score_masks(
         raise UserError(f"masks of shape {shapes}: give two of one shape, [D, H, W] or [H, W]")
     volumes = [m if m.ndim == 3 else m[None] for m in masks]
     scores = score_patient("", *volumes, spacing_mm)._asdict()
-    return {name: value for name, value in scores.items() if name not in ("patient", "region")}
+    kept = set(scores) - {"patient", "region", "group"}
+    return {n: v for n, v in scores.items() if n in kept and not n.startswith("brats_")}
 
 
 def draw_contours(

@@ -39,7 +39,7 @@ HOMES = {
     "grain": {"datasets.loaders", "datasets.patches", "datasets.samples"},
     "tensorflow_datasets": {"datasets.builder"},
     "matplotlib": {"scoring.comparison_figure", "scoring.contours", "scoring.figures"}
-    | {"scoring.operating_figure"},
+    | {"scoring.operating_figure", "scoring.planes", "scoring.region_figure"},
     "tensorboardX": {"runs.tensorboard"},
     "absl.flags": {"datasets.loaders"},
     "flax": {"models.layers", "models.resampling", "models.unet"},
@@ -54,7 +54,7 @@ HOMES = {
         "evaluation.tuning",
         "prediction.operating",
     }
-    | {"scoring.calibration", "scoring.contours", "scoring.surface"},
+    | {"scoring.calibration", "scoring.contours", "scoring.lesions", "scoring.surface"},
     "jax2onnx": {"shipping.onnx_convert"},
     "onnx": {"shipping.onnx_convert"},
     "onnxruntime": {"shipping.onnx_convert"},

@@ -16,10 +16,16 @@ class Evaluation:
     threshold: float = 0.5  # probability from which a pixel is tumour, unless tuning finds better
     tune: bool = True  # after training, choose the operating point on validation; see tuning.py
     bootstrap_samples: int = 10_000  # resamples of the patients for the 95 % interval
+    # Besides, as a BraTS challenge scores: "" (not), legacy, lesionwise_2023 or brats_2026; see
+    # scoring/brats.py. Its challenge: GLI, SSA, PED, MEN or MET.
+    brats_definition: str = ""
+    brats_challenge: str = "GLI"
 
     def __post_init__(self):
         check = Check("evaluation", self)
         check.at_least(1, "batch_size", "bootstrap_samples")
+        check.choice("brats_definition", "", "legacy", "lesionwise_2023", "brats_2026")
+        check.choice("brats_challenge", "GLI", "SSA", "PED", "MEN", "MET")
         check("threshold", 0 < self.threshold < 1, "must lie in 0..1, without the ends")
 
 

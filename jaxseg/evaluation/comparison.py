@@ -10,6 +10,7 @@ import numpy as np
 from jaxseg.errors import UserError
 from jaxseg.machine.files import read_json
 from jaxseg.scoring import scorecard, scoretext
+from jaxseg.scoring.intervals import mean_interval
 
 _SEEN = ("train", "validation", "all")  # splits with patients that took part in the training
 MEANING = (
@@ -167,7 +168,7 @@ def _difference(pairs: np.ndarray, better: int, num_samples: int, seed: int) -> 
         "mean_a": float(pairs[:, 0].mean()) if n else None,
         "mean_b": float(pairs[:, 1].mean()) if n else None,
         "difference": float(gains.mean()) if n else None,
-        "ci95": scorecard.mean_interval(gains, num_samples, seed),
+        "ci95": mean_interval(gains, num_samples, seed),
         "median_difference": float(np.median(gains)) if n else None,
         "b_better": int((better * gains > 0).sum()),
         "a_better": int((better * gains < 0).sum()),

@@ -27,7 +27,7 @@ from jaxseg.scans.decode import decode_mask_values
 from jaxseg.scans.files import UNREADABLE, Files, list_beside, list_files
 from jaxseg.scans.slices import read_slice
 from jaxseg.scoring import figures, report, scorecard
-from jaxseg.scoring.scorecard import PatientScore
+from jaxseg.scoring.patient_score import PatientScore, score_patient
 
 _SAME_MM = 0.1  # grids whose corners lie closer than this are one
 
@@ -115,7 +115,7 @@ def score_masks(predictions: Path, truth: Path, output: Path | None):
             continue
         spacing_mm = mask.spacing_mm or _spacing_mm(record)
         in_mm = in_mm or bool(spacing_mm)
-        scores.append(scorecard.score_patient(patient, mask.values > 0, true, spacing_mm))
+        scores.append(score_patient(patient, mask.values > 0, true, spacing_mm))
     if not scores:
         raise UserError("\n  ".join([f"{truth}: no truth for any of {len(records)}", *problems]))
     summary = scorecard.summarise(scores, Evaluation().bootstrap_samples, in_mm=in_mm)

@@ -11,7 +11,8 @@ from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import UserError
 from jaxseg.evaluation import folds
-from jaxseg.evaluation.score import Part, evaluate
+from jaxseg.evaluation.drawing import Part
+from jaxseg.evaluation.score import evaluate
 from jaxseg.machine.distributed import check_same, gather, together
 from jaxseg.prediction import trained
 from jaxseg.runs import workdir
@@ -49,7 +50,11 @@ def score_folds(runs: Sequence[Path], output: Path | None):
         patients = [p for p in prepared.patients if p.id in fold.test]
         run = trained.load(fold.run)
         about = {"fold": fold.config.split.fold, "run": str(fold.run), "step": run.step}
-        described.append(about | {"operating_point": run.points[0]._asdict()})
+        about["operating_point"] = run.points[0]._asdict()
+        if len(run.regions) > 1:
+            points = zip(run.regions, run.points, strict=True)
+            about["operating_points"] = {name: point._asdict() for name, point in points}
+        described.append(about)
         parts.append(Part(run, trained.predictor(run), patients))
     notes = together(lambda: folds.sentences(made))
     print("\n".join(notes), end="\n\n", flush=True)

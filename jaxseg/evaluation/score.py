@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
+from jaxseg.config import Config
 from jaxseg.config.settings import to_json
-from jaxseg.datasets.index import Patient, scan_digest
+from jaxseg.datasets.index import scan_digest
 from jaxseg.datasets.prepared import Prepared
+from jaxseg.evaluation.drawing import Part, Scores, draw_figures
 from jaxseg.evaluation.threshold_baseline import read_baselines
 from jaxseg.imaging.intensity import normalise
 from jaxseg.machine.distributed import gather_shares, is_main, on_main, together
@@ -16,29 +18,10 @@ from jaxseg.machine.files import make_folder, replace_bytes, replace_text, write
 from jaxseg.prediction import operating
 from jaxseg.prediction.inference import Case, predict_patients
 from jaxseg.prediction.operating import OperatingPoint, segment_regions
-from jaxseg.prediction.predictor import Predictor
-from jaxseg.prediction.trained import Trained
 from jaxseg.runs import workdir
-from jaxseg.scoring import (
-    baselines,
-    contours,
-    figures,
-    operating_figure,
-    report,
-    scorecard,
-    scoretext,
-)
-from jaxseg.scoring.scorecard import PatientScore
-
-Scores = list[list[PatientScore]]  # [patients][regions]
-
-
-class Part(NamedTuple):
-    """A trained run and whom it is scored on; the folds of a cross-validation are several."""
-
-    trained: Trained
-    model: Predictor  # of the run
-    patients: Sequence[Patient]
+from jaxseg.scoring import baselines, report, scorecard, scoretext
+from jaxseg.scoring.brats import Rules
+from jaxseg.scoring.patient_score import PatientScore, score_patient
 
 
 def evaluate(
@@ -72,7 +55,8 @@ def evaluate(
     for part, baseline in zip(parts, found, strict=True):
         mine = part.patients[jax.process_index() :: jax.process_count()]
         cases = predict_patients(part.model, prepared, mine)
-        both = score_cases(cases, regions, part.trained.points, baseline)
+        rules = brats_rules(part.trained.config)
+        both = score_cases(cases, regions, part.trained.points, baseline, rules)
         scores += gather_scores(both[0])
         baseline_scores += gather_scores(both[1])
     if not is_main():
@@ -103,14 +87,15 @@ def summarise(
     """Return the summary of all regions; `found` are the threshold baselines of each part."""
     first = parts[0].trained
     in_mm = any(patient.spacing_mm for part in parts for patient in part.patients)
-    summaries = []
+    summaries, samples = [], first.config.evaluation.bootstrap_samples
     for k in range(len(first.regions)):
         best = baselines.of_folds([part[k] for part in found])
         summary = scorecard.summarise(
             [patient[k] for patient in scores],
-            first.config.evaluation.bootstrap_samples,
+            samples,
             in_mm=in_mm,
             best_threshold=(best, [patient[k] for patient in baseline_scores]),
+            rules=brats_rules(first.config),
         )
         best = summary["baselines"]["best_threshold"]
         for one in best.get("folds", [best]) if first.kind.channels else ():
@@ -119,7 +104,16 @@ def summarise(
             tuned = bool(operating.how_chosen(first.run))
             summary["operating_point"] = first.points[k]._asdict() | {"tuned": tuned}
         summaries.append(summary)
-    return scorecard.join_regions(summaries)
+    means = scorecard.mean_over_regions(scores, samples, best_threshold=baseline_scores)
+    return scorecard.join_regions(summaries, means)
+
+
+def brats_rules(config: Config) -> Rules | None:
+    """Return the BraTS definition that the config asks for; None for none."""
+    chosen = config.evaluation
+    return (
+        Rules(chosen.brats_definition, chosen.brats_challenge) if chosen.brats_definition else None
+    )
 
 
 def say_results(output: Path, summary: dict[str, Any], drawn: Sequence[str]):
@@ -145,17 +139,22 @@ def score_cases(
     regions: Sequence[str],
     points: Sequence[OperatingPoint],
     found: Sequence[baselines.ThresholdBaseline],
+    rules: Rules | None = None,
 ) -> tuple[Scores, Scores]:
-    """Return the scores of the predictions and those of the threshold baselines."""
+    """Return the scores of the predictions and those of the threshold baselines.
+
+    Only the predictions are scored by the BraTS definition that the rules name.
+    """
     ours, trivial = [], []
     for case in cases:
         patient, truth, spacing = case.patient.id, case.truth, case.volume.spacing_mm
         masks = segment_regions(case.probability, points, spacing, case.volume.affine)
         image = normalise(case.volume.image, case.volume.stats)
+        person = getattr(case.patient, "group", "")
         scored = [
             (
-                scorecard.score_patient(patient, mask, truth[..., k], spacing, name),
-                scorecard.score_patient(patient, simple, truth[..., k], spacing, name),
+                score_patient(patient, mask, truth[..., k], spacing, name, person, rules),
+                score_patient(patient, simple, truth[..., k], spacing, name, person),
             )
             for k, name in enumerate(regions)
             for mask, simple in [(masks[..., k], baselines.apply(found[k], image))]
@@ -163,44 +162,3 @@ def score_cases(
         ours.append([s[0] for s in scored])
         trivial.append([s[1] for s in scored])
     return ours, trivial
-
-
-def draw_figures(
-    scores: Scores,
-    summary: dict[str, Any],
-    parts: Sequence[Part],
-    prepared: Prepared,
-) -> dict[str, bytes]:
-    """Draw the figures; the best, median and worst patients are predicted once more.
-
-    Returns:
-        Name -> PNG of each figure.
-    """
-    drawn, first = {}, parts[0].trained
-    tuned = operating.how_chosen(first.run) if len(parts) == 1 else {}
-    for k, (name, part) in enumerate(scoretext.each_region(summary)):
-        end = f"_{name}" if k else ""
-        of_region = [patient[k] for patient in scores]
-        drawn[f"dice_per_patient{end}"] = figures.dice_per_patient(of_region, part)
-    records = workdir.read_metrics(first.run) if len(parts) == 1 else ()
-    if records:
-        drawn["learning_curves"] = figures.learning_curves(records, first.config.train.monitor)
-    for k, name in enumerate(first.regions):
-        how = tuned.get("regions", {}).get(name, tuned)
-        if "threshold_curve" in how:  # not where somebody wrote the point alone
-            drawn["operating_point" + (f"_{name}" if k else "")] = operating_figure.draw(how)
-    ranked = sorted((patient[0] for patient in scores), key=lambda s: (s.dice, s.patient))
-    picks = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
-    by_id = {p.id: (part, p) for part in parts for p in part.patients}
-    for name, score in picks.items():
-        part, patient = by_id[score.patient]
-        (case,) = predict_patients(part.model, prepared, [patient])
-        volume, points = case.volume, part.trained.points
-        channel = first.config.dataset.shown_channel(volume.image.shape[-1])
-        mask = operating.segment(
-            case.probability[..., 0], points[0], volume.spacing_mm, volume.affine
-        )
-        drawn[f"patient_{name}"] = contours.patient_contours(
-            score.patient, volume.image[..., channel], case.truth[..., 0], mask, score
-        )
-    return drawn

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 from jaxseg.scoring.figures import new_figure, plain
-from jaxseg.scoring.scorecard import PatientScore
+from jaxseg.scoring.patient_score import PatientScore
 
 TRUTH, PREDICTION = "#00E0A0", "#FF9500"  # the green and orange, brighter: they lie on dark images
 _FOCI = 3  # that are enlarged, the largest first
@@ -147,17 +147,23 @@ def _draw_slice(axes: "Axes", image, masks, box, limits: tuple[float, float], en
     axes.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
     for name, mask in masks.items():
         colour, widths = _LINES[name]
-        if mask.any():
-            # Padded, so that the contour of a mask at the image's edge is closed.
-            axes.contour(
-                np.arange(-1, mask.shape[1] + 1),
-                np.arange(-1, mask.shape[0] + 1),
-                np.pad(mask, 1).astype(np.float32),
-                levels=[0.5],
-                colors=[colour],
-                linewidths=widths[enlarged],
-            )
+        draw_mask(axes, mask, colour, widths[enlarged])
     axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5), xticks=[], yticks=[])
+
+
+def draw_mask(axes: "Axes", mask: np.ndarray, colour: str, width: float):
+    """Draw the contour of a mask, [H, W] bool, on the pixels of an image."""
+    if not mask.any():
+        return
+    # Padded, so that the contour of a mask at the image's edge is closed.
+    axes.contour(
+        np.arange(-1, mask.shape[1] + 1),
+        np.arange(-1, mask.shape[0] + 1),
+        np.pad(mask, 1).astype(np.float32),
+        levels=[0.5],
+        colors=[colour],
+        linewidths=width,
+    )
 
 
 def _contour_title(patient: str, score: PatientScore) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxseg.scoring.scorecard import PatientScore
+from jaxseg.scoring.patient_score import PatientScore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,52 +6,9 @@ from html import escape
 from typing import Any
 
 from jaxseg import RESEARCH_ONLY
-from jaxseg.scoring import scoretext
-from jaxseg.scoring.scorecard import PatientScore
-
-CAPTIONS = {
-    "learning_curves": "Learning curves. Green line: the evaluation whose weights were kept. The "
-    "validation loss takes Dice slice by slice, so its level differs from that of training.",
-    "dice_per_patient": "Dice of each patient, best first, and over the size of the tumour.",
-    "operating_point": "How the operating point was chosen on the validation patients. Left and "
-    "middle: their mean Dice on the native grid over the threshold and over the smallest lesion "
-    "kept; the simplest choice (grey) stays unless another is better beyond luck, patient by "
-    "patient. Right: the share of tumour among voxels of the same predicted probability, before "
-    "and after the logits are divided by the temperature T of least negative log likelihood; on "
-    "the diagonal a probability means what it says. ECE: expected calibration error in 15 bins "
-    "(Guo et al., 2017). Both over the voxels in doubt on the training grid: the most likely ones, "
-    "twice as many as are tumour. Over all the background any network would look calibrated.",
-    "best": "The best patient. Upper row: whole slices; lower row: the same, enlarged.",
-    "median": "The patient in the middle of the ranking.",
-    "worst": "The worst patient.",
-}
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .6rem; border-bottom: 1px solid #ccc; }
-.research { color: #8a2b00; margin-top: .2rem; }
-.headline { font-size: 1.35rem; border-left: .4rem solid #0072b2; padding: .5rem 1rem;
-  background: #f1f7fb; margin: 1.5rem 0; }
-.warnings { border-left: .4rem solid #e69f00; background: #fff8e8; padding: .5rem 1rem; }
-.warnings p { margin: .3rem 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
-td { white-space: nowrap; }
-th { vertical-align: bottom; font-weight: 600; border-bottom: 2px solid #888; }
-th:first-child, td:first-child, .text { text-align: left; }
-.beside { background: #f5f5f5; }
-.first td { font-weight: 700; }
-.wide { overflow-x: auto; font-size: .9rem; }
-figure { margin: 1.5rem 0; }
-img { max-width: 100%; height: auto; }
-figcaption { color: #444; font-size: .95rem; }
-dt { font-weight: 600; }
-dd { margin: 0 0 .6rem 1.5rem; }
-pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .85rem; }
-"""
+from jaxseg.scoring import colours, regiontext, scoretext
+from jaxseg.scoring.patient_score import PatientScore
+from jaxseg.scoring.report_style import STYLE, caption
 
 
 def page(
@@ -69,7 +26,7 @@ def page(
         title: heading, by example the data set and the split.
         summary: by `scorecard.join_regions`.
         scores: one per patient and region; the table lists the worst first.
-        figures: name -> PNG, in the order shown; names with a caption are in `CAPTIONS`.
+        figures: name -> PNG, in the order shown; their captions: `report_style`.
         config_text: the resolved config.
         versions: of Python and the libraries.
         notes: further sentences below the headline.
@@ -79,9 +36,11 @@ def page(
         f'<p class="research">{RESEARCH_ONLY}</p>',
         *(_headline(name, part) for name, part in scoretext.each_region(summary)),
         *(f"<p>{escape(note)}</p>" for note in notes),
+        _regions_table(summary),
         *(_region(name, part) for name, part in scoretext.each_region(summary)),
         "<h2>Figures</h2>",
         *(_figure(name, image) for name, image in figures.items()),
+        _worst_table(scores, summary),
         "<h2>All patients, worst first</h2>",
         _patients_table(scores, summary["definitions"]["hd95_unit"]),
         "<h2>Definitions</h2>",
@@ -109,12 +68,63 @@ def _region(name: str, summary: dict[str, Any]) -> str:
         _warnings(summary["warnings"]),
         f"<h2>Scores per patient{of_region}</h2>",
         _scores_table(summary),
+        *(f"<p>{escape(text)}</p>" for text in scoretext.apart(summary)),
         f"<h2>Numbers not to quote alone{of_region}</h2>",
         f"<p>{escape(scoretext.free_share(summary))}</p>",
         _distrust_table(summary),
         f"<p>{escape(scoretext.threshold_label(summary))}</p>",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _regions_table(summary: dict[str, Any]) -> str:
+    """Return the tables of all regions with their colours; '' of one region."""
+    blocks = regiontext.region_blocks(summary)
+    if not blocks:
+        return ""
+    tables = [_blocks_table(blocks[i : i + 2], summary) for i in range(0, len(blocks), 2)]
+    below = "<p>Mean over patients, below it the 95 % interval.</p>"
+    return "\n".join(["<h2>Regions</h2>", *tables, below])
+
+
+def _blocks_table(blocks: Sequence[regiontext.Block], summary: dict[str, Any]) -> str:
+    titles = [b.title if b.title != "REGION" else "" for b in blocks]
+    pairs = zip(titles, blocks, strict=True)
+    header = ["", *(f"{t} {c}".strip() for t, block in pairs for c in block.labels)]
+    rows = []
+    for lines in zip(*(block.rows for block in blocks), strict=True):
+        cells = [cell for _, cells in lines for cell in cells]
+        intervals = [interval.replace(", ", " to ") for _, interval in cells]
+        shown = [f"{v}\n{i}".strip() for (v, _), i in zip(cells, intervals, strict=True)]
+        rows.append([lines[0][0], *shown])
+    return _table(header, rows, ["", *["lines"] * (len(header) - 1)], swatches=_swatches(summary))
+
+
+def _worst_table(scores: Sequence[PatientScore], summary: dict[str, Any], most: int = 3) -> str:
+    """Return the worst patients of each region; '' of one region."""
+    names = list(summary.get("regions", ()))
+    rows = []
+    for name in names:
+        ranked = sorted(
+            (s for s in scores if s.region == name), key=lambda s: (s.dice, -s.hd95, s.patient)
+        )
+        for s in ranked[:most]:
+            numbers = (f"{s.dice:.3f}", f"{s.hd95:.1f}", f"{s.nsd:.3f}")
+            rows.append(
+                [name, s.patient, *numbers, f"{s.truth_voxels:,}", f"{s.predicted_voxels:,}"]
+            )
+    if not rows:
+        return ""
+    unit = summary["definitions"]["hd95_unit"]
+    header = ["region", "patient", "Dice", f"HD95, {unit}", "NSD", "voxels, truth", "predicted"]
+    table = _table(header, rows, ["", "text", *[""] * 5], swatches=_swatches(summary))
+    return f"<h2>Worst by region</h2>{table}"
+
+
+def _swatches(summary: dict[str, Any]) -> dict[str, str]:
+    """Return the colour of each region as CSS writes it."""
+    found = colours.of_regions(list(summary.get("regions", ())))
+    return {name: colours.as_hex(colour) for name, colour in found.items()}
 
 
 def _warnings(warnings: Sequence[str]) -> str:
@@ -150,7 +160,11 @@ def _patients_table(scores: Sequence[PatientScore], hd95_unit: str) -> str:
         "sensitivity",
         "precision",
         f"HD95, {hd95_unit}",
+        "NSD",
     ]
+    header += ["lesions found", "invented"]
+    by_brats = any(s.brats_dice is not None for s in scores)
+    header += ["BraTS Dice", "BraTS HD95"] if by_brats else []
     header += ["volume error", "voxels, truth", "voxels, predicted", "empty slices hit"]
     rows = []
     for s in sorted(scores, key=lambda s: (s.dice, s.patient)):
@@ -159,7 +173,10 @@ def _patients_table(scores: Sequence[PatientScore], hd95_unit: str) -> str:
         hit = f"{s.false_positive_slices} of {s.empty_slices}"
         sizes = (f"{s.truth_voxels:,}", f"{s.predicted_voxels:,}")
         named = [s.patient, *([s.region] if regions else [])]
-        rows.append([*named, *overlaps, f"{s.hd95:.1f}", error, *sizes, hit])
+        lesions = (f"{s.found_lesions} of {s.lesions}", str(s.invented_lesions))
+        brats = (("-" if v is None else f"{v:.3f}") for v in (s.brats_dice, s.brats_hd95))
+        shown = [*overlaps, f"{s.hd95:.1f}", f"{s.nsd:.3f}", *lesions, *(brats if by_brats else ())]
+        rows.append([*named, *shown, error, *sizes, hit])
     return f'<div class="wide">{_table(header, rows, [""] * len(header))}</div>'
 
 
@@ -168,13 +185,22 @@ def _table(
     rows: Sequence[Sequence[str]],
     classes: Sequence[str],
     first: str = "",
+    swatches: dict[str, str] | None = None,
 ) -> str:
-    """Return a table; classes style the columns, `first` the first row."""
+    """Return a table; classes style the columns, `first` the first row.
+
+    The colours of `swatches` stand before the cells of these names in the first column.
+    """
+    colour = swatches or {}
+
+    def mark(cell):
+        style = f"background: {colour[cell]}" if cell in colour else ""
+        return f'<span class="swatch" style="{style}"></span>' if style else ""
 
     def line(tag, cells, row_class):
         inside = "".join(
-            f'<{tag} class="{c}">{escape(str(cell))}</{tag}>'
-            for cell, c in zip(cells, classes, strict=True)
+            f'<{tag} class="{c}">{mark(cell) if not i else ""}{escape(str(cell))}</{tag}>'
+            for i, (cell, c) in enumerate(zip(cells, classes, strict=True))
         )
         return f'<tr class="{row_class}">{inside}</tr>'
 
@@ -185,10 +211,10 @@ def _table(
 
 
 def _figure(name: str, image: bytes) -> str:
-    caption = escape(CAPTIONS.get(name, name.replace("_", " ")))
+    text = escape(caption(name))
     data = base64.b64encode(image).decode("ascii")
-    picture = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+    picture = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+    return f"<figure>{picture}<figcaption>{text}</figcaption></figure>"
 
 
 def _definitions(definitions: dict[str, str]) -> str:

@@ -8,97 +8,25 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from jaxseg.errors import UserError
-from jaxseg.scoring import metrics, scoretext, surface
+from jaxseg.scoring import metrics, scoretext
+from jaxseg.scoring.brats import Rules
+from jaxseg.scoring.definitions import definitions
+from jaxseg.scoring.intervals import mean, spread
+from jaxseg.scoring.patient_score import (
+    OVERLAPS,
+    SCORES,
+    PatientScore,
+    overlaps,
+    predict_nothing,
+)
 
-SCORES = ("dice", "iou", "sensitivity", "precision", "hd95")
-
-
-class PatientScore(NamedTuple):
-    """All that a summary needs of one patient; no volumes."""
-
-    patient: str
-    dice: float
-    iou: float
-    sensitivity: float
-    precision: float
-    hd95: float  # mm where the spacing is known, else pixels
-    volume_error: float | None  # (predicted - truth) / truth; None when the truth is empty
-    truth_voxels: int
-    predicted_voxels: int
-    overlap_voxels: int
-    num_slices: int
-    empty_slices: int  # without tumour in the truth
-    false_positive_slices: int  # empty slices with predicted tumour
-    tumour_slice_dice: tuple[float, ...]  # one per slice with tumour in the truth
-    diagonal: float  # of the volume, units of hd95: the hd95 of a missed tumour
-    region: str = "tumour"
-
-
-def score_patient(
-    patient: str,
-    prediction: np.ndarray,
-    truth: np.ndarray,
-    spacing_mm: tuple[float, ...] = (),
-    region: str = "tumour",
-) -> PatientScore:
-    """Score one region of one patient's volume.
-
-    Both masks empty: all scores 1, HD95 0. One empty: all scores 0, HD95 the volume's diagonal.
-
-    Args:
-        patient: id.
-        prediction: [D, H, W] bool, on the pixel grid of the input files.
-        truth: [D, H, W] bool.
-        spacing_mm: (slice distance, row, column), or () when unknown: HD95 in pixels.
-        region: name of what the masks show.
-
-    Raises:
-        ValueError: the masks differ in shape or are not bool [D, H, W].
-    """
-    spacing = spacing_mm or (1.0, 1.0, 1.0)
-    distance = surface.hd95(prediction, truth, spacing)
-    in_plane = (1, 2)
-    slices = metrics.Counts(
-        (prediction & truth).sum(in_plane), prediction.sum(in_plane), truth.sum(in_plane)
-    )
-    volume = metrics.Counts(*(int(c.sum()) for c in slices))
-    tumour = slices.true > 0
-    return PatientScore(
-        patient,
-        *_overlaps(volume),
-        distance,
-        (volume.pred - volume.true) / volume.true if volume.true else None,
-        truth_voxels=volume.true,
-        predicted_voxels=volume.pred,
-        overlap_voxels=volume.tp,
-        num_slices=len(truth),
-        empty_slices=int((~tumour).sum()),
-        false_positive_slices=int((~tumour & (slices.pred > 0)).sum()),
-        tumour_slice_dice=tuple(metrics.dice(slices)[tumour].tolist()),
-        diagonal=surface.diagonal(truth.shape, spacing),
-        region=region,
-    )
-
-
-def predict_nothing(score: PatientScore) -> PatientScore:
-    """Return the score that an empty prediction gets on the same patient."""
-    if score.truth_voxels == 0:
-        overlaps, distance, volume_error = [1.0] * 4, 0.0, None
-    else:
-        overlaps, distance, volume_error = [0.0] * 4, score.diagonal, -1.0
-    return score._replace(
-        **dict(zip(SCORES, [*overlaps, distance], strict=True)),
-        volume_error=volume_error,
-        predicted_voxels=0,
-        overlap_voxels=0,
-        false_positive_slices=0,
-        tumour_slice_dice=(0.0,) * len(score.tumour_slice_dice),
-    )
+_LESION_SCORES = ("lesion_dice", "lesion_hd95")
+_TEXTS = ("patient", "region", "group")
+# Of later versions: older tables lack them. All of them may be undefined, too.
+_LATER = PatientScore._fields[PatientScore._fields.index("region") + 1 :]
 
 
 def summarise(
@@ -107,6 +35,7 @@ def summarise(
     seed: int = 0,
     in_mm: bool = False,
     best_threshold: tuple[Any, Sequence[PatientScore]] | None = None,
+    rules: Rules | None = None,
 ) -> dict[str, Any]:
     """Summarise the patients' scores of one region; the order of the patients changes nothing.
 
@@ -116,11 +45,13 @@ def summarise(
         seed: of the resampling.
         in_mm: whether `score_patient` knew the spacing; states the unit of HD95.
         best_threshold: the `baselines.ThresholdBaseline` and its scores on the same patients.
+        rules: the BraTS definition that the scores are by, besides.
 
     Returns:
-        The content of scores.json: `region`, `patients`, `slices`, `pooled`, `baselines`,
-        `definitions`, `warnings`. Strict JSON: what is undefined is None. `ci95` of one patient
-        is [None, None].
+        The content of scores.json: `region`, `patients`, `with_truth` (the patients whose truth is
+        not empty), `empty_truth`, `lesions`, `slices`, `pooled`, `baselines`, `definitions`,
+        `warnings`, and `brats` where a definition is given. Strict JSON: what is undefined is
+        None. `ci95` of one person is [None, None].
 
     Raises:
         UserError: no patients.
@@ -136,8 +67,12 @@ def summarise(
         members = sorted(members, key=lambda s: s.patient)
         if [s.patient for s in members] != patients:
             raise ValueError("a baseline must be scored on the same patients")
+        with_truth = [s for s in members if s.truth_voxels]
         return {
             "patients": _over_patients(members, bootstrap_samples, seed),
+            "with_truth": _over_patients(with_truth, bootstrap_samples, seed),
+            "empty_truth": _over_empty(members),
+            "lesions": _over_lesions(members),
             "slices": _over_slices(members),
             "pooled": _pooled(members),
         }
@@ -147,36 +82,74 @@ def summarise(
     if best_threshold is not None:
         baseline, members = best_threshold
         summary["baselines"]["best_threshold"] = baseline._asdict() | group(members)
-    summary["definitions"] = scoretext.definitions("mm" if in_mm else "pixels")
+    if rules:
+        members = sorted(scores, key=lambda s: s.patient)
+        summary["brats"] = _over_brats(members, rules, bootstrap_samples, seed)
+    summary["definitions"] = definitions("mm" if in_mm else "pixels", rules)
     summary["warnings"] = scoretext.warnings(summary["patients"])
     return summary
 
 
-def mean_interval(values: Sequence[float], num_samples: int, seed: int) -> list[float | None]:
-    """Return the 95 % percentile bootstrap interval of the mean, [low, high].
+def mean_over_regions(
+    scores: Sequence[Sequence[PatientScore]],
+    bootstrap_samples: int,
+    seed: int = 0,
+    best_threshold: Sequence[Sequence[PatientScore]] = (),
+) -> dict[str, Any]:
+    """Return what `summarise` gives as `patients`, of the mean over the regions of each patient.
 
-    Fewer than two values have no interval: [None, None].
+    Args:
+        scores: [patients][regions], of the same regions.
+        bootstrap_samples: resamples for the 95 % interval.
+        seed: of the resampling.
+        best_threshold: the scores of that baseline, likewise.
 
-    References:
-        Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
+    Returns:
+        `patients` and `baselines`. A measure that a region lacks, as the volume error of an empty
+        truth, is left out of that patient's mean.
     """
-    values = np.asarray(values, np.float64)
-    if len(values) < 2:
-        return [None, None]
-    rng = np.random.default_rng(seed)
-    num_chunks = 1 + num_samples * len(values) // 1_000_000  # bounds the memory
-    chunks = np.array_split(np.arange(num_samples), num_chunks)
-    sizes = [(len(chunk), len(values)) for chunk in chunks]
-    means = [values[rng.integers(len(values), size=size)].mean(axis=1) for size in sizes]
-    return np.percentile(np.concatenate(means), [2.5, 97.5]).tolist()
+
+    def over(patients):
+        patients = sorted(patients, key=lambda regions: regions[0].patient)
+        rows = [[measures_of(score) for score in regions] for regions in patients]
+        means = [{n: mean([r[n] for r in row if r[n] is not None]) for n in row[0]} for row in rows]
+        persons = [regions[0].group for regions in patients]
+        names = means[0]
+        return {"n": len(patients)} | {
+            n: spread([m[n] for m in means], persons, bootstrap_samples, seed) for n in names
+        }
+
+    nothing = [[predict_nothing(score) for score in regions] for regions in scores]
+    beside = {"predict_nothing": {"patients": over(nothing)}}
+    if best_threshold:
+        beside["best_threshold"] = {"patients": over(best_threshold)}
+    return {"patients": over(scores), "baselines": beside}
 
 
-def join_regions(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the summary of all regions: the first one's, and where there are more, `regions`."""
+def measures_of(score: PatientScore) -> dict[str, float | None]:
+    """Return all measures that have a mean over patients; None where undefined."""
+    error = score.volume_error
+    names = (*SCORES, *_LESION_SCORES, "brats_dice", "brats_hd95", "brats_nsd")
+    found = {name: getattr(score, name) for name in names}
+    return found | {
+        "volume_error": error,
+        "absolute_volume_error": None if error is None else abs(error),
+    }
+
+
+def join_regions(
+    summaries: Sequence[dict[str, Any]], means: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the summary of all regions: the first one's, and where there are more, `regions`.
+
+    Args:
+        summaries: one per region, by `summarise`.
+        means: by `mean_over_regions`; stands beside `regions`, needed where there are several.
+    """
     if len(summaries) == 1:
         return summaries[0]
     parts = {s["region"]: {k: v for k, v in s.items() if k != "definitions"} for s in summaries}
-    return summaries[0] | {"regions": parts}
+    return summaries[0] | {"regions": parts, "mean_over_regions": means}
 
 
 def patients_csv(scores: Sequence[PatientScore]) -> str:
@@ -188,7 +161,7 @@ def patients_csv(scores: Sequence[PatientScore]) -> str:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(PatientScore._fields)
     for score in sorted(scores, key=lambda s: s.patient):
-        row = score._replace(tumour_slice_dice=_mean(score.tumour_slice_dice))
+        row = score._replace(tumour_slice_dice=mean(score.tumour_slice_dice))
         writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row)
     return table.getvalue()
 
@@ -196,7 +169,8 @@ def patients_csv(scores: Sequence[PatientScore]) -> str:
 def read_patients_csv(path: Path, region: str | None = None) -> dict[str, dict[str, Any]]:
     """Return patient -> field -> value as `patients_csv` has them, to 6 digits.
 
-    None where undefined: `volume_error` and `tumour_slice_dice` of an empty truth.
+    None where undefined, by example `volume_error` of an empty truth, and where the table is of
+    an older version without the field; `group` is then the patient.
 
     Args:
         path: of the table.
@@ -209,53 +183,73 @@ def read_patients_csv(path: Path, region: str | None = None) -> dict[str, dict[s
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file, strict=True):
-                own = row.get("region", "tumour")  # older tables have one region only
-                if own is None:
+                if None in row.values():
                     raise ValueError("a row is cut off")
+                own = row.get("region", "tumour")  # older tables have one region only
                 region = region or own
                 if own != region:
                     continue
-                if row["patient"] in read:
-                    raise ValueError(f"{row['patient']} stands twice")
-                read[row["patient"]] = {n: _number(n, row[n]) for n in PatientScore._fields[1:-1]}
+                patient = row["patient"]
+                if patient in read:
+                    raise ValueError(f"{patient} stands twice")
+                names = [n for n in PatientScore._fields if n not in _TEXTS]
+                read[patient] = {n: _number(n, row) for n in names}
+                read[patient]["group"] = row.get("group", patient)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: not readable as scores per patient ({error})") from error
     return read
 
 
-def _number(name: str, text: str) -> float | None:
-    may_lack = name in ("volume_error", "tumour_slice_dice")
+def _number(name: str, row: dict[str, str]) -> float | None:
+    text = row.get(name, "") if name in _LATER else row[name]
+    may_lack = name in ("volume_error", "tumour_slice_dice", *_LATER)
     return None if may_lack and text == "" else float(text)
 
 
-def _overlaps(counts: metrics.Counts) -> list[float]:
-    functions = (metrics.dice, metrics.iou, metrics.sensitivity, metrics.precision)
-    return [float(f(counts)) for f in functions]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
-
-
-def _spread(values: Sequence[float], num_samples: int, seed: int) -> dict[str, Any]:
+def _over_patients(scores: Sequence[PatientScore], num_samples: int, seed: int) -> dict[str, Any]:
+    rows, persons = [measures_of(s) for s in scores], [s.group for s in scores]
+    empty = [(s.truth_voxels == 0) + (s.predicted_voxels == 0) for s in scores]
+    names = (*SCORES, "volume_error", "absolute_volume_error", *_LESION_SCORES)
     return {
-        "mean": _mean(values),
-        "median": float(np.median(values)) if len(values) else None,
-        "ci95": mean_interval(values, num_samples, seed),
+        "n": len(scores),
+        "n_persons": len(set(persons)),
+        "n_both_empty": empty.count(2),
+        "n_one_empty": empty.count(1),
+        "n_volume_error": sum(r["volume_error"] is not None for r in rows),
+    } | {n: spread([r[n] for r in rows], persons, num_samples, seed) for n in names}
+
+
+def _over_empty(scores: Sequence[PatientScore]) -> dict[str, Any]:
+    empty = [s for s in scores if not s.truth_voxels]
+    voxels = [s.predicted_voxels for s in empty]
+    known = None not in [s.voxel_mm3 for s in empty]
+    mm3 = [s.predicted_voxels * s.voxel_mm3 for s in empty] if known else []
+    return {
+        "n": len(empty),
+        "n_predicted_empty": voxels.count(0),
+        "mean_false_positive_voxels": mean(voxels),
+        "mean_false_positive_mm3": mean(mm3),
     }
 
 
-def _over_patients(scores: Sequence[PatientScore], num_samples: int, seed: int) -> dict[str, Any]:
-    errors = [s.volume_error for s in scores if s.volume_error is not None]
-    values = {name: [getattr(s, name) for s in scores] for name in SCORES}
-    values |= {"volume_error": errors, "absolute_volume_error": [abs(e) for e in errors]}
-    empty = [(s.truth_voxels == 0) + (s.predicted_voxels == 0) for s in scores]
-    return {
-        "n": len(scores),
-        "n_both_empty": empty.count(2),
-        "n_one_empty": empty.count(1),
-        "n_volume_error": len(errors),
-    } | {name: _spread(v, num_samples, seed) for name, v in values.items()}
+def _over_lesions(scores: Sequence[PatientScore]) -> dict[str, int]:
+    number, found = sum(s.lesions for s in scores), sum(s.found_lesions for s in scores)
+    invented = sum(s.invented_lesions for s in scores)
+    return {"n": number, "found": found, "missed": number - found, "invented": invented}
+
+
+def _over_brats(
+    scores: Sequence[PatientScore], rules: Rules, num_samples: int, seed: int
+) -> dict[str, Any]:
+    persons, numbers = [s.group for s in scores], {}
+    for name in ("found", "missed", "invented"):
+        known = [v for s in scores if (v := getattr(s, f"brats_{name}")) is not None]
+        numbers[name] = sum(known) if known else None
+    for name in ("dice", "hd95", "nsd"):
+        values = [getattr(s, f"brats_{name}") for s in scores]
+        numbers[name] = spread(values, persons, num_samples, seed)
+    undefined = sum(s.brats_dice is None for s in scores)
+    return rules._asdict() | {"n": len(scores), "n_undefined": undefined} | numbers
 
 
 def _over_slices(scores: Sequence[PatientScore]) -> dict[str, Any]:
@@ -263,7 +257,7 @@ def _over_slices(scores: Sequence[PatientScore]) -> dict[str, Any]:
     num_empty = sum(s.empty_slices for s in scores)
     num_false = sum(s.false_positive_slices for s in scores)
     return {
-        "tumour_only_dice": _mean(tumour),
+        "tumour_only_dice": mean(tumour),
         "all_dice": (sum(tumour) + num_empty - num_false) / (len(tumour) + num_empty),
         "false_positive_rate": num_false / num_empty if num_empty else None,
         "n": len(tumour) + num_empty,
@@ -276,4 +270,4 @@ def _over_slices(scores: Sequence[PatientScore]) -> dict[str, Any]:
 def _pooled(scores: Sequence[PatientScore]) -> dict[str, float]:
     names = ("overlap_voxels", "predicted_voxels", "truth_voxels")
     counts = metrics.Counts(*(sum(getattr(s, name) for s in scores) for name in names))
-    return dict(zip(SCORES[:4], _overlaps(counts), strict=True))
+    return dict(zip(OVERLAPS, overlaps(counts), strict=True))

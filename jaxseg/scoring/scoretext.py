@@ -3,6 +3,8 @@
 import textwrap
 from typing import Any, NamedTuple
 
+from jaxseg.scoring import regiontext
+
 FEW_PATIENTS = 50  # below, the bootstrap interval of a mean is itself uncertain
 VERY_FEW_PATIENTS = 8  # below, it rests on little more than the patients themselves
 
@@ -28,8 +30,11 @@ def rows_per_patient(summary: dict[str, Any]) -> list[ScoreRow]:
         ("sensitivity", "sensitivity", _score, ""),
         ("precision", "precision", _score, ""),
         (f"HD95, {unit}", "hd95", "{:.1f}".format, "lower is better"),
+        (f"NSD at 1 {unit.removesuffix('s')}", "nsd", _score, "surface Dice"),
         ("volume error", "volume_error", _signed_percent, "above 0: predicted too large"),
         ("volume error, absolute", "absolute_volume_error", _percent, "lower is better"),
+        ("lesion Dice", "lesion_dice", _score, "missed = 0; invented not seen"),
+        (f"lesion HD95, {unit}", "lesion_hd95", "{:.1f}".format, "missed = the diagonal"),
     ):
         ours = summary["patients"][key]
         low, high = (_show(v, show) for v in ours["ci95"])
@@ -118,6 +123,12 @@ def free_share(summary: dict[str, Any]) -> str:
     return f"Predicting nothing scores {free:.3f} on all slices: that much of it is free."
 
 
+def apart(summary: dict[str, Any]) -> list[str]:
+    """Return sentences: lesions, empty truths, the scores by a BraTS definition."""
+    lines = (regiontext.lesions_line, regiontext.empty_line, regiontext.brats_line)
+    return [text for line in lines if (text := line(summary))]
+
+
 def each_region(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return name and summary of each region; the name is '' where there is only one."""
     parts = summary.get("regions", {"": {}})
@@ -127,7 +138,8 @@ def each_region(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def format_scorecard(summary: dict[str, Any]) -> str:
     """Return the scorecard for the terminal, at most 80 columns wide, plain ASCII."""
     parts = [(f"REGION {name}\n" if name else "", s) for name, s in each_region(summary)]
-    return "\n".join(title + _format_region(part) for title, part in parts)
+    texts = [regiontext.format_regions(summary), *(t + _format_region(part) for t, part in parts)]
+    return "\n".join(text for text in texts if text)
 
 
 def _format_region(summary: dict[str, Any]) -> str:
@@ -144,7 +156,8 @@ def _format_region(summary: dict[str, Any]) -> str:
     for r in rows_to_distrust(summary):
         start = f"{r.label:<24} {r.value:>8}  {r.why}"
         lines.append(f"{start:<62}| {r.baselines[0]:>7} {r.baselines[1]:>8}")
-    notes = [operating_label(summary), free_share(summary), threshold_label(summary)]
+    notes = [operating_label(summary), *apart(summary)]
+    notes += [free_share(summary), threshold_label(summary)]
     notes += [f"Warning: {w}" for w in summary["warnings"]]
     lines += ["", *(textwrap.fill(n, 80, subsequent_indent="  ") for n in notes if n)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -181,38 +194,6 @@ def few_patients(n: int) -> list[str]:
             "rather too narrow than too wide."
         ]
     return []
-
-
-def definitions(unit: str) -> dict[str, str]:
-    """Return how each number is defined, empty cases included; unit of HD95: mm or pixels."""
-    step = (
-        "Distances in mm, with the voxel size of the config."
-        if unit == "mm"
-        else "Distances in pixels: every step counts one, in the plane and between slices."
-    )
-    return {
-        "hd95_unit": unit,
-        "patients": "All slices of a patient are one volume on the pixel grid of the input files. "
-        "Means and medians are over patients, each counting the same.",
-        "empty": "Truth and prediction both empty: Dice, IoU, sensitivity and precision 1, HD95 0. "
-        "One of them empty: 0, and HD95 the diagonal of the volume. No patient is dropped.",
-        "hd95": "95th percentile of the distances from each surface voxel of one mask to the "
-        "surface of the other, the larger of the two directions. " + step,
-        "volume_error": "(predicted - true) / true volume, signed, so that errors of opposite "
-        "sign cancel in its mean; the absolute one does not. Over patients with tumour only.",
-        "operating_point": "A voxel is tumour where its calibrated probability reaches the "
-        "threshold, unless its part (26 neighbours, over the slices too) is smaller than the "
-        "smallest lesion kept. All of it is chosen on the validation patients, never on test.",
-        "ci95": "95 % percentile bootstrap interval of the mean over patients; none for one "
-        "patient.",
-        "slices": "Dice of single slices. Tumour only: slices with tumour in the truth, so false "
-        "alarms elsewhere are not seen. All: a slice empty in both counts as 1, so a predictor "
-        "of nothing scores the share of empty slices. False-positive rate: the share of slices "
-        "without tumour on which at least one pixel is predicted.",
-        "pooled": "Voxels of all patients in one pot: large tumours dominate.",
-        "baselines": "predict_nothing: an empty mask. best_threshold: the channel and the global "
-        "threshold on the normalised image with the best mean Dice per patient on train.",
-    }
 
 
 def _score(value: float) -> str:

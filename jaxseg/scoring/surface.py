@@ -1,4 +1,4 @@
-"""HD95: the distance between two surfaces, robust against a few outlying voxels."""
+"""Surfaces of masks as voxels, distances between them, and HD95: robust against a few outliers."""
 
 import cv2
 import numpy as np
@@ -38,10 +38,11 @@ def hd95(
         raise ValueError(f"masks must be bool, not {prediction.dtype} and {truth.dtype}")
     if not prediction.any() or not truth.any():
         return diagonal(truth.shape, spacing) if prediction.any() or truth.any() else 0.0
-    box = _bounding_box(prediction | truth)
+    box = bounding_box(prediction | truth)
     axes = (1, 2) if truth.shape[0] == 1 else (0, 1, 2)
-    a, b = (_surface(mask[box], axes) for mask in (prediction, truth))
-    return max(_directed(a, b, spacing), _directed(b, a, spacing))
+    a, b = (surface_voxels(mask[box], axes) for mask in (prediction, truth))
+    both = distances(a, b, spacing), distances(b, a, spacing)
+    return float(max(np.percentile(one, 95) for one in both))
 
 
 def diagonal(shape: tuple[int, ...], spacing: tuple[float, ...]) -> float:
@@ -49,14 +50,14 @@ def diagonal(shape: tuple[int, ...], spacing: tuple[float, ...]) -> float:
     return float(np.linalg.norm(np.multiply(shape, spacing)))
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     """Return the slices that cut out the part of a mask [D, H, W], not empty, that is set."""
     rows, columns = mask.any(2), mask.any((0, 1))
     found = [np.flatnonzero(line) for line in (rows.any(1), rows.any(0), columns)]
     return tuple(slice(f[0], f[-1] + 1) for f in found)
 
 
-def _surface(mask: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def surface_voxels(mask: np.ndarray, axes: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
     """Return the voxels of a mask [D, H, W] with a neighbour along the axes outside."""
     padded = np.pad(mask, 1)
     inner = mask.copy()
@@ -68,15 +69,22 @@ def _surface(mask: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return mask & ~inner
 
 
-def _directed(start: np.ndarray, target: np.ndarray, spacing: tuple[float, ...]) -> float:
-    """Return the 95th percentile of the distances from start to target, both bool [D, H, W].
+def distances(start: np.ndarray, target: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Return how far each set voxel of start is from the nearest set one of target.
 
-    Each slice of the target gives the squared distance in its plane; a voxel's squared distance
-    is the least over the slices of that and the squared way between the slices.
+    Args:
+        start: [D, H, W] bool, not empty.
+        target: [D, H, W] bool, not empty.
+        spacing: size of a voxel along each axis.
+
+    Returns:
+        float64 [number of set voxels of start], in the order of `np.nonzero(start)`.
     """
+    # Each slice of the target gives the squared distance in its plane; a voxel's squared distance
+    # is the least over the slices of that and the squared way between the slices.
     in_plane: dict[int, np.ndarray] = {}  # of the slices needed so far
     occupied = np.flatnonzero(target.any((1, 2)))
-    distances = []
+    found = []
     for z in np.flatnonzero(start.any((1, 2))):
         voxels = np.nonzero(start[z])
         least = np.full(len(voxels[0]), np.inf)
@@ -87,8 +95,8 @@ def _directed(start: np.ndarray, target: np.ndarray, spacing: tuple[float, ...])
             if other not in in_plane:
                 in_plane[other] = _squared_in_plane(target[other], spacing[1:])
             least = np.minimum(least, in_plane[other][voxels] + between)
-        distances.append(np.sqrt(least))
-    return float(np.percentile(np.concatenate(distances), 95))
+        found.append(np.sqrt(least))
+    return np.concatenate(found)
 
 
 def _squared_in_plane(target: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:

@@ -14,13 +14,14 @@ from jaxseg.errors import UserError
 from jaxseg.evaluation import comparison
 from jaxseg.machine.files import write_json
 from jaxseg.scoring import comparison_figure, figures, scorecard
+from jaxseg.scoring.patient_score import score_patient
 
 NUM_VOXELS = 10  # of the truth; a prediction of the first k has Dice 2 k / (10 + k)
 
 
 def score(patient: str, found: int, truth: int = NUM_VOXELS, spacing_mm=()):
     row = np.arange(NUM_VOXELS)[None, None]
-    return scorecard.score_patient(patient, row < found, row < truth, spacing_mm)
+    return score_patient(patient, row < found, row < truth, spacing_mm)
 
 
 def write(folder: Path, found, split="test", scans=None, spacing_mm=(), names=None) -> Path:

@@ -19,6 +19,7 @@ from jaxseg import evaluate
 from jaxseg.config import Input, command_line
 from jaxseg.datasets.prepare import prepare
 from jaxseg.evaluation import score
+from jaxseg.evaluation.drawing import Part
 from jaxseg.machine.files import write_json
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction import inference, predictor
@@ -142,7 +143,7 @@ def test_the_files_and_their_keys(config, prepared, tmp_path):
     model = Predictor(left_half, None, None, (1.0,), config, make_mesh(), 8)
     run = Trained(tmp_path, config, 3, ("tumour",), 1, None, (OperatingPoint(),))
     output, patients = tmp_path / "out", prepared.patients[:3]
-    returned = score.evaluate([score.Part(run, model, patients)], prepared, output, "title", {})
+    returned = score.evaluate([Part(run, model, patients)], prepared, output, "title", {})
     scores = json.loads((output / "scores.json").read_text())
     assert scores == returned
     assert scores["about"] == {} and set(scores["scans"]) == {p.id for p in patients}

@@ -16,7 +16,8 @@ from jaxseg.evaluation.of_masks import score_masks
 from jaxseg.layouts.find import find_scans
 from jaxseg.layouts.truths import Predicted, assign
 from jaxseg.prediction import predictions
-from jaxseg.scoring.scorecard import read_patients_csv, score_patient
+from jaxseg.scoring.patient_score import score_patient
+from jaxseg.scoring.scorecard import read_patients_csv
 
 SHAPE = (4, 12, 16)  # slices, rows, columns, as shown
 

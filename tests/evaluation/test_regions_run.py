@@ -21,7 +21,7 @@ from jaxseg.prediction import trained
 from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import segment_regions
 from jaxseg.scans.regions import to_labels, to_masks
-from jaxseg.scoring.scorecard import score_patient
+from jaxseg.scoring.patient_score import score_patient
 from jaxseg.shipping.make import load_one_region
 from jaxseg.viewer.of_run import open_run
 

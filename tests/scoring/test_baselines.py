@@ -13,7 +13,7 @@ from jaxseg.scoring.baselines import (
     dice_per_threshold,
     look_up,
 )
-from jaxseg.scoring.scorecard import score_patient
+from jaxseg.scoring.patient_score import score_patient
 
 THRESHOLDS = LOWEST + np.arange(NUM_BINS) / STEPS_PER_UNIT
 

@@ -6,7 +6,8 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from jaxseg.scoring import contours, figures
-from jaxseg.scoring.scorecard import score_patient, summarise
+from jaxseg.scoring.patient_score import score_patient
+from jaxseg.scoring.scorecard import summarise
 
 
 def _pixels(path):

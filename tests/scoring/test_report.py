@@ -9,7 +9,8 @@ import pytest
 
 from jaxseg.scoring import report
 from jaxseg.scoring.baselines import ThresholdBaseline
-from jaxseg.scoring.scorecard import score_patient, summarise
+from jaxseg.scoring.patient_score import score_patient
+from jaxseg.scoring.scorecard import summarise
 
 EVIL = "<script>alert('x')</script>"
 VOID = {"meta", "img"}

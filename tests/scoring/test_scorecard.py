@@ -11,9 +11,10 @@ from hypothesis.extra import numpy as hnp
 
 from jaxseg.errors import UserError
 from jaxseg.machine.files import write_json
-from jaxseg.scoring import scorecard, scoretext
+from jaxseg.scoring import intervals, scorecard, scoretext
 from jaxseg.scoring.baselines import ThresholdBaseline
-from jaxseg.scoring.scorecard import score_patient, summarise
+from jaxseg.scoring.patient_score import predict_nothing, score_patient
+from jaxseg.scoring.scorecard import summarise
 
 
 def _row(*voxels, length=10):
@@ -123,9 +124,7 @@ def test_predicting_nothing_scores_the_share_of_empty_slices(truths):
     assert nothing["slices"]["false_positive_rate"] in (0, None)
     # The shortcut without volumes equals scoring an empty prediction.
     for score, truth in zip(scores, truths, strict=True):
-        assert scorecard.predict_nothing(score) == score_patient(
-            score.patient, truth & False, truth
-        )
+        assert predict_nothing(score) == score_patient(score.patient, truth & False, truth)
 
 
 def test_inflation_is_visible():
@@ -156,20 +155,20 @@ def test_interval_contains_the_mean_and_shrinks_with_patients():
 
 def test_interval_agrees_with_the_normal_approximation():
     values = np.random.default_rng(1).normal(0.8, 0.1, 400)
-    low, high = scorecard.mean_interval(values, 4000, 0)
+    low, high = intervals.mean_interval(values, 4000, 0)
     half_width = 1.96 * values.std() / 20
     np.testing.assert_allclose([low, high], values.mean() + [-half_width, half_width], atol=1e-3)
 
 
 def test_interval_is_seeded():
     values = [0.1, 0.4, 0.9, 0.8]
-    assert scorecard.mean_interval(values, 200, 3) == scorecard.mean_interval(values, 200, 3)
-    assert scorecard.mean_interval(values, 200, 3) != scorecard.mean_interval(values, 200, 4)
+    assert intervals.mean_interval(values, 200, 3) == intervals.mean_interval(values, 200, 3)
+    assert intervals.mean_interval(values, 200, 3) != intervals.mean_interval(values, 200, 4)
 
 
 def test_interval_in_chunks_has_all_samples():
     values = np.arange(2000) / 2000  # 2000 x 1500 draws: four chunks
-    low, high = scorecard.mean_interval(values, 1500, 0)
+    low, high = intervals.mean_interval(values, 1500, 0)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(2000), rel=0.1)
 
 
