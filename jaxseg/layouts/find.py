@@ -35,9 +35,7 @@ class Scan(NamedTuple):
     root: Path  # what was given; the patient is named by the path from there on
     files: Files  # where its files are
     names: tuple[str, ...]  # of its files
-    around: "Scan | None" = (
-        None  # of a slice by itself: its patient, where the others are beside it
-    )
+    around: "Scan | None" = None  # of a slice by itself: its patient, if the others lie beside it
 
     def digest(self) -> str:
         """Return a text that is the same only for the same files; UserError: not readable."""
@@ -52,6 +50,10 @@ class Scan(NamedTuple):
         if self.around:
             found.update(self.around.digest().encode())
         return found.hexdigest()
+
+    def slices_around(self) -> list[int]:
+        """Return which slices of `around` these are."""
+        return [self.around.names.index(name) for name in self.names]
 
     def other_names(self) -> list[str]:
         """Return names that tell it from others of its name: by the folders above, the last by

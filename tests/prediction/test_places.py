@@ -11,9 +11,10 @@ from fake_data import write_folders, write_image
 from fake_run import write_run
 from fake_volumes import write_nifti, write_series
 
-from jaxseg import evaluate, predict
+from jaxseg import api, evaluate, predict
 from jaxseg.config import Dataset, Split
 from jaxseg.errors import UserError
+from jaxseg.imaging.volumes import with_statistics
 from jaxseg.layouts.find import find_scans
 from jaxseg.prediction import new_scans, places
 from jaxseg.prediction.operating import OperatingPoint
@@ -235,6 +236,26 @@ def test_one_slice_has_the_mask_that_it_has_in_its_volume(program, tmp_path):
     code, _, err = program("--probabilities", "--single-slice", folder / "s1.png", output="alone")
     assert code == 0 and "a single slice is normalised by itself" in err
     assert (tmp_path / "alone/s1/probability/s1.png").read_bytes() != whole.read_bytes()
+
+
+def test_one_slice_of_a_scan_with_grey_background_has_the_mask_of_its_volume(program, tmp_path):
+    """As of scans that were z-scored within the brain; the slice alone does not show that."""
+    folder, head = tmp_path / "in", np.zeros((20, 20, 1), bool)
+    head[4:17, 3:16] = True
+    for n, (low, high) in enumerate([(20, 250), (140, 250), (20, 120)]):
+        tissue = rng.integers(low, high, head.shape)
+        write_image(folder / f"s{n}.png", np.where(head, tissue, 128).astype(np.uint8))
+    program("--probabilities", folder)
+    for n in range(3):
+        code, _, err = program("--probabilities", folder / f"s{n}.png")
+        assert code == 0 and f"s{n}: one slice: normalised with all 3 slices" in err
+        for kind in ("probability", "mask"):
+            whole, one = (tmp_path / f"out/{p}/{kind}/s{n}.png" for p in ("in", f"s{n}"))
+            assert one.read_bytes() == whole.read_bytes()
+        read = api.read_scan(folder / f"s{n}.png")
+        within = with_statistics(api.read_scan(folder))
+        np.testing.assert_array_equal(read.image[0], within.image[n])
+        assert within.image[0, 0, 0, 0] < 20
 
 
 def test_a_slice_without_others_is_refused_unless_asked_for(program, run, tmp_path, monkeypatch):
