@@ -85,7 +85,7 @@ def read_truth(truths: Truths, patient: str, mask: Result) -> np.ndarray:
         return np.stack(slices) > 0
     (name,) = names
     with _on_disk(truths, name) as path:
-        truth = read_values(path)
+        truth = read_values(path, mask.images)
     _check_shape(name, truth.values.shape, mask.values.shape)
     if truth.affine is not None and mask.affine is not None:
         ends = np.array([(*c, 1) for c in np.ndindex(2, 2, 2)]) * (*mask.values.shape, 1)

@@ -27,6 +27,13 @@ class Order(NamedTuple):
     flipped: tuple[bool, bool, bool]  # whether each then runs the other way
 
 
+class Images(NamedTuple):
+    """The images of a DICOM series, one for each plane: results are matched by them, not places."""
+
+    order: Order  # from (plane, row, column) to (slice, row, column)
+    names: tuple[tuple[str, int], ...]  # SOPInstanceUID and frame, from 0, of each plane
+
+
 class Volume(NamedTuple):
     """One patient's scan: voxels, place in space, the truth where it is known."""
 
@@ -44,6 +51,7 @@ class Volume(NamedTuple):
     mask_values: tuple[int, ...] = ()  # highest of each slice in the mask's file; 0: no tumour
     stats: np.ndarray | None = None  # [C, 4] float32, `intensity.volume_statistics` of the image
     head_box: np.ndarray | None = None  # [4] int32, `intensity.head_box` of the image
+    images: Images | None = None  # of a DICOM series whose images have names of their own
 
     @property
     def voxel_mm3(self) -> float | None:

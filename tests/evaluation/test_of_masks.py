@@ -134,6 +134,25 @@ def test_dicom_and_what_does_not_fit(tmp_path, capsys):
     assert "Warning: p2: not scored: no truth for p2" in said
 
 
+def test_a_dicom_seg_that_leaves_out_empty_frames_is_a_truth(tmp_path, monkeypatch):
+    pytest.importorskip("nibabel")
+    highdicom = pytest.importorskip("highdicom")
+    true, mask = masks(0)
+    true = true.copy()
+    true[[0, 2]] = False
+    write_series(tmp_path / "in/p0", np.ones(SHAPE, np.uint16))
+    (scan,) = find_scans(tmp_path / "in", Dataset())
+    keep(scan, mask, tmp_path / "out")
+    make = highdicom.seg.Segmentation
+    monkeypatch.setattr(
+        highdicom.seg, "Segmentation", lambda **given: make(**given | {"omit_empty_frames": True})
+    )
+    (tmp_path / "truth").mkdir()
+    scan.read().write(tmp_path / "truth/p0", true)
+    score_masks(tmp_path / "out", tmp_path / "truth", None)
+    check(tmp_path / "out", {"p0": (true, mask)})
+
+
 def test_a_truth_elsewhere_in_space_is_refused(tmp_path):
     pytest.importorskip("nibabel")
     write_nifti(tmp_path / "in/p.nii.gz", to_file(masks(0)[0]), AFFINE)

@@ -300,6 +300,28 @@ def test_the_viewer_shows_no_prediction_of_another_scan(program, run, tmp_path):
         gallery.predict(0)
 
 
+def test_the_viewer_shows_frames_on_the_images_that_they_refer_to(program, run, tmp_path):
+    """Their places contradict: by place the mask would stand upside down."""
+    pytest.importorskip("highdicom")
+    pydicom = pytest.importorskip("pydicom")
+    write_series(tmp_path / "in/p", voxels(1))
+    assert program("--probabilities", tmp_path / "in")[0] == 0
+    gallery = open_predictions(run, [tmp_path / "in"], tmp_path / "out", None, None)
+    expected = gallery.predict(0)
+    for name in ("mask", "probability"):
+        path = tmp_path / f"out/p/{name}.dcm"
+        header = pydicom.dcmread(path)
+        for group in header.PerFrameFunctionalGroupsSequence:
+            place = group.PlanePositionSequence[0]
+            place.ImagePositionPatient = [-x for x in place.ImagePositionPatient]
+        header.save_as(path)
+    gallery = open_predictions(run, [tmp_path / "in"], tmp_path / "out", None, None)
+    for before, after in zip(expected, gallery.predict(0), strict=True):
+        assert before is not None
+        np.testing.assert_array_equal(after, before)
+    assert (expected.probability != expected.probability[::-1]).any()
+
+
 def test_the_viewer_reads_what_predict_was_told(program, run, tmp_path):
     pytest.importorskip("nibabel")
     for n in (1, 2):
