@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is not
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=1 --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
 )
 # In the programs that the tests start as well.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/jax")
@@ -36,6 +36,13 @@ hypothesis.settings.register_profile("jaxseg", deadline=None)
 hypothesis.settings.load_profile("jaxseg")
 
 pytest_plugins = ["guard", "made_once"]
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for all quick tests; no second process where a few are named, or the slow."""
+    few = config.option.keyword or config.option.markexpr != "not slow"
+    named = all(Path(name.partition("::")[0]).is_file() for name in config.args)
+    return 0 if few or named else 2
 
 
 @pytest.hookimpl(wrapper=True)
