@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxseg.config.settings import to_json
-from jaxseg.datasets.index import Patient, scan_digest
+from jaxseg.datasets.index import Patient, scan_digest, truth_digest
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.evaluation.threshold_baseline import read_baselines
 from jaxseg.imaging.intensity import normalise
@@ -79,6 +79,7 @@ def evaluate(
     summary = summarise(parts, scores, found, baseline_scores)
     summary["about"] = about
     summary["scans"] = {p.id: scan_digest(p) for part in parts for p in part.patients}
+    summary["truths"] = {p.id: truth_digest(p) for part in parts for p in part.patients}
     flat = [score for patient in scores for score in patient]
     write_json(output / "scores.json", summary)
     replace_text(output / "patients.csv", scorecard.patients_csv(flat))

@@ -146,6 +146,7 @@ def test_the_files_and_their_keys(config, prepared, tmp_path):
     scores = json.loads((output / "scores.json").read_text())
     assert scores == returned
     assert scores["about"] == {} and set(scores["scans"]) == {p.id for p in patients}
+    assert len(set(scores["truths"].values()) - {""}) == len(patients)
     assert scores["operating_point"] == OperatingPoint()._asdict() | {"tuned": False}
     assert set(scores) >= {"patients", "slices", "pooled", "baselines"}
     for name in ("dice", "iou", "sensitivity", "precision", "hd95"):
