@@ -165,6 +165,12 @@ def score_cases(
     return ours, trivial
 
 
+def chosen(scores: Sequence[PatientScore]) -> dict[str, PatientScore]:
+    """Return the patients that are drawn: worst, median and best by Dice."""
+    ranked = sorted(scores, key=lambda s: (s.dice, s.patient))
+    return {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
+
+
 def draw_figures(
     scores: Scores,
     summary: dict[str, Any],
@@ -189,10 +195,8 @@ def draw_figures(
         how = tuned.get("regions", {}).get(name, tuned)
         if "threshold_curve" in how:  # not where somebody wrote the point alone
             drawn["operating_point" + (f"_{name}" if k else "")] = operating_figure.draw(how)
-    ranked = sorted((patient[0] for patient in scores), key=lambda s: (s.dice, s.patient))
-    picks = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
     by_id = {p.id: (part, p) for part in parts for p in part.patients}
-    for name, score in picks.items():
+    for name, score in chosen([patient[0] for patient in scores]).items():
         part, patient = by_id[score.patient]
         (case,) = predict_patients(part.model, prepared, [patient])
         volume, points = case.volume, part.trained.points

@@ -138,7 +138,8 @@ def predict_scan(
         return [line for name, make in pieces.items() if (line := _failed(name, make, folder))]
 
     about = {"path": str(scan.path.absolute()), "sha256": scan.digest()}
-    return predictions.keep(output, row, {"how": how, "scan": about}, write)
+    kept = {"how": how, "scan": about, "regions": [region._asdict() for region in regions]}
+    return predictions.keep(output, row, kept, write)
 
 
 def _failed(name: str, make: Callable[[Path], Any], folder: Path) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.errors import UserError
-from jaxseg.evaluation.of_masks import Truths, find_truths, read_truth
+from jaxseg.evaluation.truths import Truths, find_truths, read_truth
 from jaxseg.layouts.find import Scan as FoundScan
 from jaxseg.prediction import places, predictions
 from jaxseg.prediction.ensemble import read_ensemble
@@ -66,18 +66,8 @@ def open_predictions(
     shown = remember(scan)
 
     def predict(number: int) -> Prediction:
-        patient = folder / scans[number].patient
-        places.check_same(scans[number], folder)
         size = shown(number).channels[0].numbers.shape
-        mask, probability = (
-            read_result(patient / name, images[number]) for name in ("mask", "probability")
-        )
-        if mask is None:
-            raise UserError(f"{patient}: no mask there")
-        found = mask.values.shape
-        if found != size:
-            raise UserError(f"{patient}: mask of {found} voxels, scan of {size}: predict anew")
-        return make_prediction(mask.values > 0, probability and probability.values)
+        return _prediction(scans[number], folder, size, images[number])
 
     return Gallery(
         title=f"{folder.absolute().name} of {run.absolute().name}",
@@ -90,6 +80,21 @@ def open_predictions(
         predict=remember(predict),
         channels=tuple(name.upper() for name in ensemble.kind.channels),
     )
+
+
+def _prediction(
+    scan: FoundScan, folder: Path, size: tuple[int, ...], images: Images | None
+) -> Prediction:
+    """Return what was predicted for a scan; UserError where that is of other files or voxels."""
+    places.check_same(scan, folder)
+    where = folder / scan.patient
+    mask, probability = (read_result(where / name, images) for name in ("mask", "probability"))
+    if mask is None:
+        raise UserError(f"{where}: no mask there")
+    found = mask.values.shape
+    if found != size:
+        raise UserError(f"{where}: mask of {found} voxels, scan of {size}: predict anew")
+    return make_prediction(mask.values > 0, probability and probability.values)
 
 
 def _those_predicted(
@@ -120,7 +125,7 @@ def _truth(truths: Truths, folder: Path, patient: str, images: Images | None) ->
     """Return the truth of a patient; None where there is no sound one, for it is not scored."""
     mask = read_result(folder / patient / "mask", images)
     try:
-        return read_truth(truths, patient, mask) if mask else None
+        return read_truth(truths, patient, mask) > 0 if mask else None
     except UserError:
         return None
 
