@@ -111,7 +111,9 @@ def read_scan(path: str | Path, patient: str | None = None) -> Volume:
     if patient is not None and patient not in found:
         raise UserError(f"{path}: no patient {patient}; there are {', '.join([*found][:5])}, ...")
     scan = found[patient or next(iter(found))]
-    return in_its_volume(scan.read(), scan.around.read()) if scan.around else scan.read()
+    if scan.around is None:
+        return scan.read()
+    return in_its_volume(scan.read(), scan.around.read(), scan.slices_around())
 
 
 def prepare_data(source: str | Path | None = None, **settings: Any) -> Prepared:

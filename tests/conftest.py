@@ -9,11 +9,11 @@ from pathlib import Path
 # At the end: jaxseg itself is tested as it is installed.
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is not
 
-# Must be set before jax is imported. Level 1 compiles several times faster at the same step time.
+# Must be set before jax is imported. Level 0 compiles several times faster than jax's own.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=1 --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
 )
 # In the programs that the tests start as well.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/jax")
@@ -36,6 +36,24 @@ hypothesis.settings.register_profile("jaxseg", deadline=None)
 hypothesis.settings.load_profile("jaxseg")
 
 pytest_plugins = ["guard", "made_once"]
+
+# Files of tests that take long, begun first: no worker is left alone with them at the end.
+LONG = ("old_run", "train", "notebook", "evaluate", "real", "readme", "long_runs", "processes") + (
+    *("regions_run", "disk_full", "steps", "tuning", "view_switching", "api", "folds"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """Put whole files in the order in which they are handed to the workers."""
+    long = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: long.get(item.path.name, len(long)))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for all quick tests; no second process where a few are named, or the slow."""
+    few = config.option.keyword or config.option.markexpr != "not slow"
+    named = all(Path(name.partition("::")[0]).is_file() for name in config.args)
+    return 0 if few or named else 2
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,7 +22,7 @@ def environment(process: int, count: int, port: int, devices: int) -> dict[str, 
     }
     made |= {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=1 "
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
         f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],

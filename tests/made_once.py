@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 import pytest
-from jax._src import lru_cache
+from jax._src import compilation_cache, lru_cache
 
 from jaxseg.config import Config, Dataset, Split, Train
 
@@ -82,11 +82,26 @@ def put_whole(cache: lru_cache.LRUCache, key: str, value: bytes):
     part = cache.path / f"{key}.{os.getpid()}.{threading.get_ident()}"
     try:
         part.write_bytes(value)
-        part.rename(cache.path / f"{key}-cache")
+        os.replace(part, cache.path / f"{key}-cache")  # where the other worker was first, too
     finally:
         part.unlink(missing_ok=True)
+
+
+def whole(get: Callable) -> Callable:
+    """Return `get`, but without what a program of another test has only begun to write."""
+
+    @functools.wraps(get)
+    def get_whole(cache, key):
+        value = get(cache, key)
+        try:
+            return value and compilation_cache.decompress_executable(value) and value
+        except Exception:  # zlib's or zstandard's
+            return None
+
+    return get_whole
 
 
 def pytest_configure():
     """Keep the cache whole where a run of pytest is killed, or two use it at once."""
     lru_cache.LRUCache.put = put_whole
+    lru_cache.LRUCache.get = whole(lru_cache.LRUCache.get)

@@ -88,16 +88,20 @@ def test_hangs_in_c():
 """
 
 
+CONFTEST = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+pytest_plugins = ["guard"]
+def pytest_configure(): sys.modules["guard"].HANG_SECONDS = 0.6
+"""
+
+
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run pytest with the guard on the tests above, under a parent and in a group of its own."""
     (folder / "test_bad.py").write_text(TESTS)
+    (folder / "conftest.py").write_text(CONFTEST)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = last\n")
-    program = (
-        f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import guard, pytest\n"
-        "guard.HANG_SECONDS = 0.6\n"
-        "sys.exit(pytest.main(plugins=[guard]))"
-    )
-    command = [sys.executable, "-c", program, "-q", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(
         ["sh", "-c", '"$@"; exit $?', "sh", *command],
         cwd=folder,
@@ -145,3 +149,17 @@ def test_a_hang_in_c_ends_with_all_that_is_known(tmp_path):
     assert ended.returncode == 1
     assert re.search(r"Timeout \(.*\)!\n(.*\n)+.*line \d+ in test_hangs_in_c\n", ended.stderr)
     assert "without a summary: call of test_bad.py::test_hangs_in_c," in ended.stderr
+
+
+def test_the_end_of_a_worker_is_told_and_the_other_tests_go_on(tmp_path):
+    chosen = "test_good or test_exit or test_ends_in_c or test_killed_from_outside"
+    done = run(tmp_path, "-n", "2", "-rA", "-k", chosen)
+    assert done.returncode == 1
+    for name in ("test_ends_in_c", "test_killed_from_outside"):
+        assert f"without a summary: call of test_bad.py::{name}, after" in done.stderr
+        assert re.search(rf"^FAILED test_bad.py::{name}\b", done.stdout, re.M), done.stdout
+        assert re.search(rf"worker 'gw\d' crashed while running 'test_bad.py::{name}'", done.stdout)
+    assert "a library's last words" in done.stderr
+    assert "PASSED test_bad.py::test_good" in done.stdout
+    assert re.search(r"^FAILED test_bad.py::test_exit - .*would have ended the", done.stdout, re.M)
+    assert done.stderr.count("ended without a summary") == 2

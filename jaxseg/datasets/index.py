@@ -129,6 +129,12 @@ def scan_digest(patient: Patient) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def truth_digest(patient: Patient) -> str:
+    """Return a text that is the same only for the same masks; '' where a copy of old has none."""
+    content = json.dumps(patient.mask_digests)
+    return hashlib.sha256(content.encode()).hexdigest() if patient.mask_digests else ""
+
+
 def _image_digest(image: np.ndarray) -> str:
     # Blank slices repeat without a leak.
     pixels = image.reshape(-1, image.shape[-1])

@@ -96,12 +96,18 @@ def check_comparable(a: Scores, b: Scores):
         parts = ((a, only_a), (b, only_b))
         told = "; ".join(f"only in {s.folder}: {_first(ids)}" for s, ids in parts if ids)
         raise UserError(f"not comparable: scored on different patients; {told}")
-    other = [p for p, scan in sorted(a.summary["scans"].items()) if b.summary["scans"][p] != scan]
+    other = [p for p in sorted(a.patients) if not _same_scan(a, b, p)]
     if other:
         raise UserError(
             f"not comparable: the same ids, but other images or masks: {_first(other)}; "
             "score both on the same data"
         )
+
+
+def _same_scan(a: Scores, b: Scores, patient: str) -> bool:
+    """Tell whether both were scored on the same images and, where both know it, masks."""
+    truths = {s.summary.get("truths", {}).get(patient) for s in (a, b)} - {None, ""}
+    return a.summary["scans"][patient] == b.summary["scans"][patient] and len(truths) < 2
 
 
 def compare(a: Scores, b: Scores, num_samples: int, seed: int = 0) -> dict[str, Any]:

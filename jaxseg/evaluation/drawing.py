@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.prediction import operating
-from jaxseg.prediction.inference import Case, Predictor, predict_patients
+from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import segment_regions
+from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import Trained
 from jaxseg.runs import workdir
 from jaxseg.scoring import (
@@ -85,19 +88,38 @@ def _draw_patients(
     for name, patient in picks.items():
         part, found = by_id[patient]
         (case,) = predict_patients(part.model, prepared, [found])
-        drawn[name] = _draw_patient(case, scored[patient], part.trained)
+        volume, run = case.volume, part.trained
+        image = volume.image[..., run.config.dataset.shown_channel(volume.image.shape[-1])]
+        place = volume.spacing_mm, volume.affine
+        masks = segment_regions(case.probability, run.points, *place)
+        shown = image, case.truth, masks, run.regions, volume.spacing_mm
+        drawn[name] = draw_patient(scored[patient], *shown)
     return drawn
 
 
-def _draw_patient(case: Case, scores: Sequence[PatientScore], trained: Trained) -> bytes:
-    """Draw all regions in three planes where the voxels' size allows it, else the first one."""
-    volume = case.volume
-    image = volume.image[..., trained.config.dataset.shown_channel(volume.image.shape[-1])]
-    masks = segment_regions(case.probability, trained.points, volume.spacing_mm, volume.affine)
-    if len(scores) > 1 and len(image) > 1 and volume.spacing_mm:
+def draw_patient(
+    scores: Sequence[PatientScore],
+    image: np.ndarray,
+    truth: np.ndarray,
+    masks: np.ndarray,
+    regions: Sequence[str],
+    spacing_mm: tuple[float, ...],
+) -> bytes:
+    """Draw all regions in three planes where the voxels' size allows it, else the first one.
+
+    Args:
+        scores: of the regions.
+        image: [D, H, W], the channel that is shown.
+        truth, masks: [D, H, W, K] bool.
+        regions: names.
+        spacing_mm: (slice distance, row, column); () when unknown.
+
+    Returns:
+        PNG.
+    """
+    if len(scores) > 1 and len(image) > 1 and spacing_mm:
         dice = ", ".join(f"{s.region} {s.dice:.3f}" for s in scores)
         title = f"{scores[0].patient}\nDice: {dice}"
-        regions = trained.regions
-        return planes.region_planes(title, image, case.truth, masks, regions, volume.spacing_mm)
-    truth, mask = case.truth[..., 0], masks[..., 0]
-    return contours.patient_contours(scores[0].patient, image, truth, mask, scores[0])
+        return planes.region_planes(title, image, truth, masks, regions, spacing_mm)
+    first = truth[..., 0], masks[..., 0], scores[0]
+    return contours.patient_contours(scores[0].patient, image, *first)

@@ -1,98 +1,24 @@
 """Masks that `predict` wrote, scored against masks that people drew."""
 
-import contextlib
 import json
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from jaxseg.config import Evaluation
 from jaxseg.errors import UserError
+from jaxseg.evaluation.drawing import draw_patient, pick_patients
 from jaxseg.evaluation.score import say_results
-from jaxseg.layouts.truths import Predicted, assign, find_masks
+from jaxseg.evaluation.truths import Pair, find_truths, regions_of
 from jaxseg.machine.files import make_folder, replace_bytes, replace_text, write_json
-from jaxseg.prediction.results import (
-    Result,
-    read_records,
-    read_result,
-    read_values,
-    slice_names,
-)
+from jaxseg.prediction.results import read_records
 from jaxseg.runs import workdir
-from jaxseg.scans.decode import decode_mask_values
-from jaxseg.scans.files import UNREADABLE, Files, list_beside, list_files
-from jaxseg.scans.slices import read_slice
-from jaxseg.scoring import figures, report, scorecard
+from jaxseg.scans.regions import Region, to_masks
+from jaxseg.scoring import figures, report, scorecard, scoretext
 from jaxseg.scoring.patient_score import PatientScore, score_patient
-
-_SAME_MM = 0.1  # grids whose corners lie closer than this are one
-
-
-class Truths(NamedTuple):
-    """The masks that people drew, and whose they are."""
-
-    files: Files
-    found: dict[str, tuple[str, ...]]  # patient: a mask, or one for each slice
-    problems: dict[str, str]  # patient: why it has none
-
-
-def find_truths(path: Path, predictions: Path, records: Mapping[str, Mapping[str, Any]]) -> Truths:
-    """Find the masks of predicted patients in a file, a folder or a zip.
-
-    Raises:
-        UserError: no masks are there.
-    """
-    if not path.exists():
-        raise UserError(f"--truth {path}: does not exist")
-    is_volume = path.is_file() and path.suffix.lower() != ".zip"
-    files = list_beside(path.absolute()) if is_volume else list_files(path)
-    masks = find_masks(files) if not is_volume else [path.name]
-    if not masks:
-        raise UserError(f"--truth {path}: no masks as PNG, TIFF, NIfTI or DICOM-SEG")
-    predicted = {
-        patient: Predicted(_scan(record), _slices(predictions / patient / "mask"))
-        for patient, record in records.items()
-    }
-    return Truths(files, *assign(masks, predicted))
-
-
-def _scan(record: Mapping[str, Any]) -> Path:
-    return Path(record.get("scan", {}).get("path") or record["file"])
-
-
-def _slices(mask: Path) -> tuple[str, ...]:
-    """Return the names of the slices in the order of the mask; none of a volume."""
-    return slice_names(mask) if mask.is_dir() else ()
-
-
-def read_truth(truths: Truths, patient: str, mask: Result) -> np.ndarray:
-    """Return the truth of a predicted patient, [D, H, W] bool, on the grid of its mask.
-
-    Raises:
-        UserError: it has none, it cannot be read, or it lies on other voxels.
-    """
-    if patient in truths.problems:
-        raise UserError(truths.problems[patient])
-    names = truths.found[patient]
-    if mask.slices:
-        slices = [read_slice(truths.files.read, n, decode_mask_values)[..., 0] for n in names]
-        for name, pixels in zip(names, slices, strict=True):
-            _check_shape(name, pixels.shape, mask.values.shape[1:])
-        return np.stack(slices) > 0
-    (name,) = names
-    with _on_disk(truths, name) as path:
-        truth = read_values(path)
-    _check_shape(name, truth.values.shape, mask.values.shape)
-    if truth.affine is not None and mask.affine is not None:
-        ends = np.array([(*c, 1) for c in np.ndindex(2, 2, 2)]) * (*mask.values.shape, 1)
-        apart = float(np.abs((truth.affine - mask.affine) @ ends.T).max())
-        if apart > _SAME_MM:
-            raise UserError(f"{name}: lies on other voxels than the scan, up to {apart:.3g} mm off")
-    return truth.values > 0
 
 
 def score_masks(predictions: Path, truth: Path, output: Path | None):
@@ -103,73 +29,88 @@ def score_masks(predictions: Path, truth: Path, output: Path | None):
     """
     records = read_records(predictions)
     truths = find_truths(truth, predictions, records)
-    scores, problems, in_mm = [], [], False
-    for patient, record in tqdm(records.items(), "scoring", unit="patient", disable=None):
+    pairs, problems, values = {}, [], (set(), set())
+    for patient, record in tqdm(records.items(), "reading", unit="patient", disable=None):
+        pair = pairs[patient] = Pair(patient, record, predictions, truths)
         try:
-            mask = read_result(predictions / patient / "mask")
-            if mask is None:
-                raise UserError("no mask there")
-            true = read_truth(truths, patient, mask)
+            for known, labels in zip(values, pair.read(), strict=True):
+                known.update(np.unique(labels).tolist())
         except UserError as error:
             problems.append(f"{patient}: not scored: {error}")
-            continue
-        spacing_mm = mask.spacing_mm or _spacing_mm(record)
-        in_mm = in_mm or bool(spacing_mm)
-        scores.append(score_patient(patient, mask.values > 0, true, spacing_mm))
-    if not scores:
+            del pairs[patient]
+    if not pairs:
         raise UserError("\n  ".join([f"{truth}: no truth for any of {len(records)}", *problems]))
-    summary = scorecard.summarise(scores, Evaluation().bootstrap_samples, in_mm=in_mm)
+    regions, said = regions_of([pair.record for pair in pairs.values()], *values)
+    scores = [
+        _score(pair, regions)
+        for pair in tqdm(pairs.values(), "scoring", unit="patient", disable=None)
+    ]
+    in_mm = any(pair.spacing_mm() for pair in pairs.values())
+    samples = Evaluation().bootstrap_samples
+    summary = scorecard.join_regions(
+        [scorecard.summarise(of, samples, in_mm=in_mm) for of in zip(*scores, strict=True)],
+        scorecard.mean_over_regions(scores, samples),
+    )
     summary["about"] = {"predictions": str(predictions), "truth": str(truth)}
-    notes = [f"Masks in {predictions} against those in {truth}; whatever is above 0 is tumour."]
+    notes = [f"Masks in {predictions} against those in {truth}; {said}."]
     notes += [f"Warning: {problem}" for problem in problems]
+    drawn = _draw(pairs, regions, scores, summary, notes)
     print("\n".join(notes), end="\n\n")
-    _write(output or predictions / "evaluation", summary, scores, notes, records)
+    _write(output or predictions / "evaluation", summary, scores, drawn, notes, records)
+
+
+def _score(pair: Pair, regions: Sequence[Region]) -> list[PatientScore]:
+    masks, truths = (to_masks(labels, regions) > 0 for labels in pair.read())
+    return [
+        score_patient(pair.patient, masks[..., k], truths[..., k], pair.spacing_mm(), region.name)
+        for k, region in enumerate(regions)
+    ]
+
+
+def _draw(
+    pairs: Mapping[str, Pair],
+    regions: Sequence[Region],
+    scores: Sequence[Sequence[PatientScore]],
+    summary: dict[str, Any],
+    notes: list[str],
+) -> dict[str, bytes]:
+    """Draw the figures; a line is noted where a scan is not there any more."""
+    drawn = {}
+    for k, (name, part) in enumerate(scoretext.each_region(summary)):
+        end = f"_{name}" if k else ""
+        drawn[f"dice_per_patient{end}"] = figures.dice_per_patient([s[k] for s in scores], part)
+    by_patient = {regions[0].patient: regions for regions in scores}
+    names = [region.name for region in regions]
+    for name, patient in pick_patients(scores).items():
+        pair = pairs[patient]
+        try:
+            image = pair.image()
+        except UserError as error:
+            notes.append(f"Warning: no picture of {patient}: {error}")
+            continue
+        masks, truths = (to_masks(labels, regions) > 0 for labels in pair.read())
+        spacing_mm, scored = pair.spacing_mm(), by_patient[patient]
+        drawn[name] = draw_patient(scored, image, truths, masks, names, spacing_mm)
+    return drawn
 
 
 def _write(
     output: Path,
     summary: dict[str, Any],
-    scores: list[PatientScore],
+    scores: Sequence[Sequence[PatientScore]],
+    drawn: Mapping[str, bytes],
     notes: list[str],
     records: Mapping[str, Mapping[str, Any]],
 ):
     make_folder(output)
+    flat = [score for patient in scores for score in patient]
     write_json(output / "scores.json", summary)
-    replace_text(output / "patients.csv", scorecard.patients_csv(scores))
-    drawn = {"dice_per_patient": figures.dice_per_patient(scores, summary)}
+    replace_text(output / "patients.csv", scorecard.patients_csv(flat))
     for name, image in drawn.items():
         replace_bytes(output / f"{name}.png", image)
+    captioned = {name.removeprefix("patient_"): image for name, image in drawn.items()}
     how = json.dumps(next(iter(records.values())).get("how", {}), indent=1)
     title = f"{output.absolute().parent.name}: {len(scores)} patients"
-    text = report.page(title, summary, scores, drawn, how, workdir.versions(), notes)
+    text = report.page(title, summary, flat, captioned, how, workdir.versions(), notes)
     replace_text(output / "report.html", text)
     say_results(output, summary, list(drawn))
-
-
-def _check_shape(name: str, truth: tuple[int, ...], mask: tuple[int, ...]):
-    if truth != mask:
-        sizes = ("x".join(map(str, shape)) for shape in (truth, mask))
-        raise UserError("{}: {} voxels, the mask {}".format(name, *sizes))
-
-
-def _spacing_mm(record: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the spacing that the run was told, where it is still there."""
-    try:
-        return workdir.load_config(Path(record["how"]["runs"][0])).dataset.spacing_mm
-    except (UserError, LookupError):
-        return ()
-
-
-@contextlib.contextmanager
-def _on_disk(truths: Truths, name: str) -> Iterator[Path]:
-    """Lend the path of a mask; of one in a zip that of a copy."""
-    if truths.files.path.is_dir():
-        yield truths.files.path / name
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, Path(name).name)
-        try:
-            path.write_bytes(truths.files.read(name))
-        except UNREADABLE as error:
-            raise UserError(f"{name}: {error}") from error
-        yield path

@@ -8,7 +8,7 @@ import jax
 
 from jaxseg.config import Config
 from jaxseg.config.settings import to_json
-from jaxseg.datasets.index import scan_digest
+from jaxseg.datasets.index import scan_digest, truth_digest
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.evaluation.drawing import Part, Scores, draw_figures
 from jaxseg.evaluation.threshold_baseline import read_baselines
@@ -64,6 +64,7 @@ def evaluate(
     summary = summarise(parts, scores, found, baseline_scores)
     summary["about"] = about
     summary["scans"] = {p.id: scan_digest(p) for part in parts for p in part.patients}
+    summary["truths"] = {p.id: truth_digest(p) for part in parts for p in part.patients}
     flat = [score for patient in scores for score in patient]
     write_json(output / "scores.json", summary)
     replace_text(output / "patients.csv", scorecard.patients_csv(flat))

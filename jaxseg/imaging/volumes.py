@@ -1,5 +1,6 @@
 """A whole scan as the slices that are fitted into the training grid one by one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,15 @@ def head_and_truth(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.clip([low, high], 0, truth.shape).astype(np.int32)
 
 
-def in_its_volume(part: Any, whole: Any) -> Any:
-    """Return some slices of a volume that are normalised as within the volume they belong to."""
-    stats, box = volume_statistics(whole.image), head_box(whole.image)
-    return part._replace(stats=stats, head_box=box)
+def in_its_volume(part: Any, whole: Any, slices: Sequence[int]) -> Any:
+    """Return some slices of a volume as they are within it: background, statistics, head's box.
+
+    Args:
+        part: a `scans.volume.Volume` of these slices.
+        whole: of all.
+        slices: which of its slices they are.
+    """
+    whole = with_statistics(whole)
+    return part._replace(
+        image=whole.image[list(slices)], stats=whole.stats, head_box=whole.head_box
+    )

@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -35,9 +36,7 @@ class Scan(NamedTuple):
     root: Path  # what was given; the patient is named by the path from there on
     files: Files  # where its files are
     names: tuple[str, ...]  # of its files
-    around: "Scan | None" = (
-        None  # of a slice by itself: its patient, where the others are beside it
-    )
+    around: "Scan | None" = None  # of a slice by itself: its patient, if the others lie beside it
 
     def digest(self) -> str:
         """Return a text that is the same only for the same files; UserError: not readable."""
@@ -52,6 +51,10 @@ class Scan(NamedTuple):
         if self.around:
             found.update(self.around.digest().encode())
         return found.hexdigest()
+
+    def slices_around(self) -> list[int]:
+        """Return which slices of `around` these are."""
+        return [self.around.names.index(name) for name in self.names]
 
     def other_names(self) -> list[str]:
         """Return names that tell it from others of its name: by the folders above, the last by
@@ -199,8 +202,14 @@ def _file_scan(path: Path, dataset: Dataset) -> Scan:
         raise UserError(
             f"{path}: expected {_KINDS}, or a folder of them" + (f"; {about}" if about else "")
         )
-    read = functools.partial(read_volume, files, (name,))
-    return Scan(patient, path, read, root, files, (name,))
+    own = _with_pair(name, files)
+    return Scan(patient, path, functools.partial(read_volume, files, own), root, files, own)
+
+
+def _with_pair(name: str, files: Files) -> tuple[str, ...]:
+    """Return a volume's file, and that of its voxels where it is the header of a pair."""
+    voxels = [n for n in files.stamps if n.lower().endswith(".img") and n[:-4] == name[:-4]]
+    return (name, *voxels) if name.lower().endswith(".hdr") else (name,)
 
 
 def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str]) -> list[Scan]:
@@ -218,11 +227,19 @@ def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str])
         read = functools.partial(read_slices, files.read, names, dataset.spacing_mm)
         add(patient, Path(names[0]).parent, read, names)
     masks, kinds, series = [n for n in files.stamps if says.is_mask(n)], {}, {}
+    volumes = defaultdict(list)
     for name in files.stamps:
         if is_nifti(name) and not says.is_mask(name):
-            read = functools.partial(read_volume, files, (name,))
-            add(_stem(name), Path(name), read, (name,))
-        elif _is_other(name) and (kind := no_scan(files, name)):
+            volumes[_stem(name)].append(name)
+    for stem, names in volumes.items():
+        for name in names:  # x.nii and x.hdr are told apart
+            patient = stem if len(names) == 1 else stem + name[len(stem) :].replace(".", "_")
+            own = _with_pair(name, files)
+            add(patient, Path(name), functools.partial(read_volume, files, own), own)
+    clashes = [says.listed(names) for names in volumes.values() if len(names) > 1]
+    left_out += [f"files of one name, each taken for a scan of its own: {c}" for c in clashes]
+    for name in files.stamps:
+        if _is_other(name) and (kind := no_scan(files, name)):
             kinds[name] = kind
         elif _may_be_dicom(files, name):
             series.setdefault(PurePosixPath(name).parent, []).append(name)

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from jaxseg.config import Config
 from jaxseg.errors import UserError, cause
 from jaxseg.imaging.geometry import record_matrix
-from jaxseg.imaging.intensity import darken_background, head_warnings
-from jaxseg.imaging.volumes import in_its_volume, slice_records
+from jaxseg.imaging.intensity import head_warnings
+from jaxseg.imaging.volumes import in_its_volume, slice_records, with_statistics
 from jaxseg.layouts.channels import find_by_channel, parse_patterns
 from jaxseg.layouts.find import Scan, find_scans
 from jaxseg.prediction import predictions
@@ -73,7 +73,7 @@ def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volum
     if key not in known:
         known.clear()
         try:
-            known[key] = scan.around.read()._replace(write=None)
+            known[key] = with_statistics(scan.around.read()._replace(write=None))
         except UserError as error:
             raise UserError(
                 f"{text}, and what lies beside it is no volume with it ({error}): give the folder "
@@ -85,7 +85,7 @@ def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volum
         f"{scan.around.path} (--single-slice: by itself)"
     )
     volume = volume._replace(warnings=(*volume.warnings, said))
-    return in_its_volume(volume, whole)
+    return in_its_volume(volume, whole, scan.slices_around())
 
 
 def predict_scan(
@@ -112,11 +112,12 @@ def predict_scan(
     Raises:
         UserError: the scan cannot be read, or nothing can be written.
     """
-    warnings = head_warnings(darken_background(volume.image))
-    warnings += tile_warnings(models, volume) if how["tile"] else []
+    dark = with_statistics(volume)
+    warnings = head_warnings(dark.image)
+    warnings += tile_warnings(models, dark) if how["tile"] else []
     for warning in (*volume.warnings, *warnings):
         tqdm.write(f"warning: {scan.patient}: {warning}", file=sys.stderr)
-    probability = predict_probability(models, volume, how["tile"])
+    probability = predict_probability(models, dark, how["tile"])
     masks = segment_regions(probability, ensemble.mean_points(), volume.spacing_mm, volume.affine)
     first = masks[..., 0], probability[..., 0]
     place = volume.spacing_mm, volume.affine
@@ -137,7 +138,8 @@ def predict_scan(
         return [line for name, make in pieces.items() if (line := _failed(name, make, folder))]
 
     about = {"path": str(scan.path.absolute()), "sha256": scan.digest()}
-    return predictions.keep(output, row, {"how": how, "scan": about}, write)
+    kept = {"how": how, "scan": about, "regions": [region._asdict() for region in regions]}
+    return predictions.keep(output, row, kept, write)
 
 
 def _failed(name: str, make: Callable[[Path], Any], folder: Path) -> str | None:

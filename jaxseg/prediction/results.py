@@ -12,6 +12,7 @@ from jaxseg.machine.files import read_json
 from jaxseg.scans.dicom import SUFFIXES
 from jaxseg.scans.dicom_seg import read_segmentation
 from jaxseg.scans.files import PREDICTION
+from jaxseg.scans.volume import Images
 
 _FORMS = ("", ".nii.gz", ".nii", ".dcm")  # of a result: a folder of slices, or a file
 _FULL = 65535  # a probability of 1 in files of 16 bit
@@ -24,23 +25,32 @@ class Result(NamedTuple):
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); () when unknown
     affine: np.ndarray | None = None  # as that of a `Volume`
     slices: tuple[str, ...] = ()  # names of the files, where each slice has one
+    images: Images | None = None  # of the series that a DICOM-SEG is of
 
 
-def read_result(path: Path) -> Result | None:
+def read_result(path: Path, images: Images | None = None) -> Result | None:
     """Return what `Volume.write` has written; None: not there.
 
     Args:
         path: without the suffix, as given to `Volume.write`.
+        images: of the series, see `read_values`.
     """
     there = [path.with_name(path.name + form) for form in _FORMS]
     there = [file for file in there if file.exists()]
-    return read_values(there[0]) if there else None
+    return read_values(there[0], images) if there else None
 
 
-def read_values(path: Path) -> Result:
-    """Return a mask or probability in a file, or a folder of slices."""
+def read_values(path: Path, images: Images | None = None) -> Result:
+    """Return a mask or probability in a file, or a folder of slices.
+
+    Args:
+        path: of either.
+        images: of the series that a DICOM-SEG is laid upon: each frame on the image that it refers
+            to. None: by place.
+    """
     if path.name.lower().endswith(SUFFIXES):
-        return Result(read_segmentation(path))
+        values, images = read_segmentation(path, images)
+        return Result(values, images=images)
     (result,) = find_scans(path, Dataset(), masks=True)
     volume = result.read()
     values = volume.image[..., 0]

@@ -107,7 +107,10 @@ def read_series(paths: Sequence[Path]) -> Volume:
         else:
             dicom_seg.write(to.with_name(to.name + ".dcm"), planes, from_axial(values, order))
 
-    return Volume(to_axial(voxels, order), spacing_mm, axial, tuple(warnings), write)
+    images = dicom_seg.images_of(planes, order)
+    return Volume(
+        *(to_axial(voxels, order), spacing_mm, axial, tuple(warnings), write), images=images
+    )
 
 
 def _one_series(planes: list[Plane]) -> list[Plane]:

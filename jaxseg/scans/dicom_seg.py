@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from jaxseg.scans.dicom_planes import (
     quiet,
     read_planes,
 )
-from jaxseg.scans.volume import axial_order, to_axial
+from jaxseg.scans.volume import Images, Order, axial_order, to_axial
 
 # What a DICOM-SEG takes over from the series, and anonymisation may take away: it can be empty.
 _MAY_BE_EMPTY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID") + (
@@ -32,11 +32,24 @@ _OF_ALL = ("StudyInstanceUID", "FrameOfReferenceUID", "SOPClassUID")  # one in t
 _HIDDEN = "..."
 
 
-def read_segmentation(path: Path) -> np.ndarray:
-    """Return the segment of a DICOM-SEG that `write` made, [D, H, W] float32 in 0..1.
+class Segmentation(NamedTuple):
+    """A segment, its frames in their order in space or in that of a series."""
 
-    Frames are put in order by their places, as the slices of the series were: it may have gaps,
-    uneven distances or a tilt.
+    values: np.ndarray  # [D, H, W] float32 in 0..1
+    images: Images | None  # that the frames say they are of; None: not each says one of its own
+
+
+def read_segmentation(path: Path, images: Images | None = None) -> Segmentation:
+    """Return the segment of a DICOM-SEG, that `write` or others made.
+
+    A frame belongs to the image that it refers to, where each refers to one of the series of its
+    own: images without a frame are empty then, as those who leave out empty frames mean it.
+    Otherwise frames are put in order by their places, as the slices of the series were: it may
+    have gaps, uneven distances or a tilt.
+
+    Args:
+        path: of the file.
+        images: of the series; None: by place.
 
     Raises:
         UserError: pydicom is missing; it cannot be read, or has several segments.
@@ -44,15 +57,39 @@ def read_segmentation(path: Path) -> np.ndarray:
     planes = read_planes(path, passed_over=())
     if not planes:
         raise UserError(f"{path}: no DICOM-SEG")
-    planes = in_order(planes)
-    affine, _ = place_of(planes)
     with quiet(), named(f"{path}: cannot be read as DICOM-SEG"):
         found = open_file(path)
-        frames = found.pixel_array.reshape(-1, *planes[0].size)
-        values = frames[[plane.frame for plane in planes]].astype(np.float32)
+        frames = found.pixel_array.reshape(-1, *planes[0].size).astype(np.float32)
         if found.SegmentationType == "FRACTIONAL":
-            values /= np.float32(found.MaximumFractionalValue)
-    return to_axial(values, axial_order(affine))
+            frames /= np.float32(found.MaximumFractionalValue)
+        names = _referred(found, len(planes))
+    if images and names and set(names) <= set(images.names):
+        values = np.zeros((len(images.names), *planes[0].size), np.float32)
+        values[[images.names.index(name) for name in names]] = frames
+        return Segmentation(to_axial(values, images.order), images)
+    planes = in_order(planes)
+    affine, _ = place_of(planes)
+    chosen, order = [plane.frame for plane in planes], axial_order(affine)
+    own = Images(order, tuple(names[frame] for frame in chosen)) if names else None
+    return Segmentation(to_axial(frames[chosen], order), own)
+
+
+def _referred(found: Any, num_frames: int) -> list[tuple[str, int]] | None:
+    """Return the image that each frame is of; None where not each says one of its own."""
+    names = []
+    for group in (found.get("PerFrameFunctionalGroupsSequence") or ())[:num_frames]:
+        for derived in (group.get("DerivationImageSequence") or ())[:1]:
+            for source in (derived.get("SourceImageSequence") or ())[:1]:
+                frame = np.atleast_1d(source.get("ReferencedFrameNumber") or 1)[0]
+                names.append((str(source.get("ReferencedSOPInstanceUID", "")), int(frame) - 1))
+    return names if len(set(names)) == num_frames else None
+
+
+def images_of(planes: Sequence[Plane], order: Order) -> Images | None:
+    """Return the images of a series; None where they have no names of their own."""
+    names = tuple((str(p.header.get(_OWN) or ""), p.frame) for p in planes)
+    is_named = len(set(names)) == len(names) and all(name for name, _ in names)
+    return Images(order, names) if is_named else None
 
 
 def obstacle(planes: Sequence[Plane]) -> str | None:

@@ -28,6 +28,13 @@ class Order(NamedTuple):
     flipped: tuple[bool, bool, bool]  # whether each then runs the other way
 
 
+class Images(NamedTuple):
+    """The images of a DICOM series, one for each plane: results are matched by them, not places."""
+
+    order: Order  # from (plane, row, column) to (slice, row, column)
+    names: tuple[tuple[str, int], ...]  # SOPInstanceUID and frame, from 0, of each plane
+
+
 class Volume(NamedTuple):
     """One patient's scan: voxels, place in space, the truth where it is known."""
 
@@ -49,6 +56,7 @@ class Volume(NamedTuple):
     head_box: np.ndarray | None = None  # [4] int32, `intensity.head_box` of the image
     group: str = ""  # the person, who may have several scans; "": the patient is the person
     orientation: str = ""  # of the file's axes, where each runs to: 'LPS'; '' when it is no file's
+    images: Images | None = None  # of a DICOM series whose images have names of their own
 
     @property
     def voxel_mm3(self) -> float | None:
@@ -146,28 +154,21 @@ def voxel_mm3(
     return box * round(float(part), 6)  # headers' float32 leave right angles a little off
 
 
-def as_pixels(voxels: np.ndarray) -> np.ndarray:
-    """Return voxels as integers as they are, or as float32; the not finite become the least value.
+def as_stored(voxels: np.ndarray) -> np.ndarray:
+    """Return voxels as integers as they are, or as float32, NaN and infinities among them.
 
     Integers are uint8, uint16, int16 or int32; others become the first of these that holds them,
     float32 where none does.
 
     Raises:
-        ValueError: complex numbers, or nothing finite.
+        ValueError: complex numbers or colours.
     """
     if voxels.dtype.kind not in "iufb":
         raise ValueError(f"voxels of type {voxels.dtype}; save real numbers")
-    if voxels.dtype.kind in "iub":
-        kept = voxels.dtype.newbyteorder("=") in _INTEGERS
-        dtype = voxels.dtype.newbyteorder("=") if kept else _least_integer(voxels)
-        return voxels.astype(dtype)
-    pixels = voxels.astype(np.float32)
-    finite = np.isfinite(pixels)
-    if not finite.all():
-        if not finite.any():
-            raise ValueError("no voxel is a finite number")
-        pixels[~finite] = pixels[finite].min()
-    return pixels
+    if voxels.dtype.kind == "f":
+        return voxels.astype(np.float32)
+    native = voxels.dtype.newbyteorder("=")
+    return voxels.astype(native if native in _INTEGERS else _least_integer(voxels))
 
 
 def _least_integer(voxels: np.ndarray) -> np.dtype:
@@ -176,26 +177,19 @@ def _least_integer(voxels: np.ndarray) -> np.dtype:
     return next(holds, np.dtype(np.float32))
 
 
-def as_stored(voxels: np.ndarray) -> np.ndarray:
-    """Return voxels in their own type of integers, or as float32, NaN and infinities among them.
-
-    Integers of 64 bit are brought to 32 where that holds them, else to float32.
+def as_pixels(voxels: np.ndarray) -> np.ndarray:
+    """Return voxels as `as_stored`; what is not finite becomes the least value.
 
     Raises:
-        ValueError: complex numbers or colours.
+        ValueError: complex numbers or colours, or nothing finite.
     """
-    if voxels.dtype.kind not in "iufb":
-        raise ValueError(f"voxels of type {voxels.dtype}; save real numbers")
-    if voxels.dtype.kind == "b":
-        return voxels.astype(np.uint8)
-    if voxels.dtype.kind == "f":
-        return voxels.astype(np.float32)
-    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    if native.dtype.itemsize <= 4:
-        return native
-    limits = np.iinfo(np.int32)
-    fits = not native.size or (native.min() >= limits.min and native.max() <= limits.max)
-    return native.astype(np.int32 if fits else np.float32)
+    pixels = as_stored(voxels)
+    finite = np.isfinite(pixels) if pixels.dtype.kind == "f" else np.True_
+    if not finite.all():
+        if not finite.any():
+            raise ValueError("no voxel is a finite number")
+        pixels[~finite] = pixels[finite].min()
+    return pixels
 
 
 def warn_of_shape(spacing_mm: tuple[float, ...]) -> list[str]:

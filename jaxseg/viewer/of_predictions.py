@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.errors import UserError
-from jaxseg.evaluation.of_masks import Truths, find_truths, read_truth
+from jaxseg.evaluation.truths import Truths, find_truths, read_truth
 from jaxseg.layouts.find import Scan as FoundScan
 from jaxseg.prediction import places, predictions
 from jaxseg.prediction.ensemble import read_ensemble
 from jaxseg.prediction.new_scans import find_all
 from jaxseg.prediction.results import read_records, read_result
+from jaxseg.scans.volume import Images
 from jaxseg.viewer.of_run import read_table
 from jaxseg.viewer.pictures import (
     Gallery,
@@ -54,24 +55,19 @@ def open_predictions(
     truths = find_truths(truth, folder, read_records(folder)) if truth else None
     scores = read_table(folder / "evaluation" / "patients.csv") if truth else {}
     in_ml = all(row["volume_ml"] for row in rows)
+    images: dict[int, Images | None] = {}  # of the series that were shown
 
     def scan(number: int) -> Scan:
         volume = scans[number].read()
-        true = truths and _truth(truths, folder, scans[number].patient)
+        images[number] = volume.images
+        true = truths and _truth(truths, folder, scans[number].patient, volume.images)
         return make_scan(volume.image, true, volume.spacing_mm, volume.affine is not None)
 
     shown = remember(scan)
 
     def predict(number: int) -> Prediction:
-        patient = folder / scans[number].patient
-        places.check_same(scans[number], folder)
-        mask, probability = (read_result(patient / name) for name in ("mask", "probability"))
-        if mask is None:
-            raise UserError(f"{patient}: no mask there")
-        size, found = shown(number).channels[0].numbers.shape, mask.values.shape
-        if found != size:
-            raise UserError(f"{patient}: mask of {found} voxels, scan of {size}: predict anew")
-        return make_prediction(mask.values > 0, probability and probability.values)
+        size = shown(number).channels[0].numbers.shape
+        return _prediction(scans[number], folder, size, images[number])
 
     return Gallery(
         title=f"{folder.absolute().name} of {run.absolute().name}",
@@ -84,6 +80,21 @@ def open_predictions(
         predict=remember(predict),
         channels=tuple(name.upper() for name in ensemble.kind.channels),
     )
+
+
+def _prediction(
+    scan: FoundScan, folder: Path, size: tuple[int, ...], images: Images | None
+) -> Prediction:
+    """Return what was predicted for a scan; UserError where that is of other files or voxels."""
+    places.check_same(scan, folder)
+    where = folder / scan.patient
+    mask, probability = (read_result(where / name, images) for name in ("mask", "probability"))
+    if mask is None:
+        raise UserError(f"{where}: no mask there")
+    found = mask.values.shape
+    if found != size:
+        raise UserError(f"{where}: mask of {found} voxels, scan of {size}: predict anew")
+    return make_prediction(mask.values > 0, probability and probability.values)
 
 
 def _those_predicted(
@@ -110,11 +121,11 @@ def _told(
     return patterns, fill
 
 
-def _truth(truths: Truths, folder: Path, patient: str) -> np.ndarray | None:
+def _truth(truths: Truths, folder: Path, patient: str, images: Images | None) -> np.ndarray | None:
     """Return the truth of a patient; None where there is no sound one, for it is not scored."""
-    mask = read_result(folder / patient / "mask")
+    mask = read_result(folder / patient / "mask", images)
     try:
-        return read_truth(truths, patient, mask) if mask else None
+        return read_truth(truths, patient, mask) > 0 if mask else None
     except UserError:
         return None
 

@@ -52,6 +52,21 @@ def compared(a: Path, b: Path, num_samples: int = 200):
     return comparison.compare(*read, num_samples)
 
 
+def test_masks_drawn_anew_of_the_same_size_are_noticed(tmp_path):
+    """Where both evaluations know the masks; those of old know only their areas."""
+    folders = []
+    truths = [None, {"p0": "m", "p1": ""}, {"p0": "m", "p1": "n"}, {"p0": "o", "p1": "n"}]
+    for number, masks in enumerate(truths):
+        folders.append(write(tmp_path / f"{number}", (10, 2)))
+        path = folders[-1] / "scores.json"
+        write_json(path, json.loads(path.read_text()) | ({"truths": masks} if masks else {}))
+    for a, b in ((0, 1), (0, 3), (1, 2), (2, 1)):
+        compared(folders[a], folders[b])
+    for a in (1, 2):
+        with pytest.raises(UserError, match="other images or masks: p0;"):
+            compared(folders[a], folders[3])
+
+
 @pytest.fixture
 def pair(tmp_path):
     """Dice of A: 1, 1/3, 1/3, 2/3; of B: 1, 2/3, 1, 1/3."""

@@ -13,9 +13,11 @@ from jaxseg import evaluate
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
 from jaxseg.evaluation.of_masks import score_masks
+from jaxseg.evaluation.truths import regions_of
 from jaxseg.layouts.find import find_scans
 from jaxseg.layouts.truths import Predicted, assign
 from jaxseg.prediction import predictions
+from jaxseg.scans.regions import TUMOUR
 from jaxseg.scoring.patient_score import score_patient
 from jaxseg.scoring.scorecard import read_patients_csv
 
@@ -135,6 +137,25 @@ def test_dicom_and_what_does_not_fit(tmp_path, capsys):
     assert "Warning: p2: not scored: no truth for p2" in said
 
 
+def test_a_dicom_seg_that_leaves_out_empty_frames_is_a_truth(tmp_path, monkeypatch):
+    pytest.importorskip("nibabel")
+    highdicom = pytest.importorskip("highdicom")
+    true, mask = masks(0)
+    true = true.copy()
+    true[[0, 2]] = False
+    write_series(tmp_path / "in/p0", np.ones(SHAPE, np.uint16))
+    (scan,) = find_scans(tmp_path / "in", Dataset())
+    keep(scan, mask, tmp_path / "out")
+    make = highdicom.seg.Segmentation
+    monkeypatch.setattr(
+        highdicom.seg, "Segmentation", lambda **given: make(**given | {"omit_empty_frames": True})
+    )
+    (tmp_path / "truth").mkdir()
+    scan.read().write(tmp_path / "truth/p0", true)
+    score_masks(tmp_path / "out", tmp_path / "truth", None)
+    check(tmp_path / "out", {"p0": (true, mask)})
+
+
 def test_a_truth_elsewhere_in_space_is_refused(tmp_path):
     pytest.importorskip("nibabel")
     write_nifti(tmp_path / "in/p.nii.gz", to_file(masks(0)[0]), AFFINE)
@@ -150,6 +171,67 @@ def test_a_truth_elsewhere_in_space_is_refused(tmp_path):
     write_nifti(tmp_path / "in/p_seg.nii.gz", to_file(masks(0)[0]), moved)
     with pytest.raises(UserError, match="lies on other voxels than the scan, up to 2 mm off"):
         score_masks(tmp_path / "out", tmp_path / "in", None)
+
+
+REGIONS = [{"name": "whole", "labels": [1, 2]}, {"name": "core", "labels": [1]}]
+
+
+@pytest.mark.parametrize("kept, expected", [(True, "whole core"), (False, "label_1 label_2")])
+def test_regions_are_scored_by_their_labels(tmp_path, capsys, kept, expected):
+    """By the names that predict kept, else label by label; contours are of the first."""
+    pytest.importorskip("nibabel")
+    labels = {}
+    for i in range(2):
+        true, mask = (m.astype(np.uint8) for m in masks(i))
+        true[3] *= 2
+        mask[:, :, 6:] *= 2
+        labels[f"p{i}"] = true, mask
+        write_nifti(tmp_path / f"in/p{i}.nii.gz", to_file(true) * 9 + np.uint8(i), AFFINE)
+        write_nifti(tmp_path / f"in/p{i}_seg.nii.gz", to_file(true), AFFINE)
+    for scan in find_scans(tmp_path / "in", Dataset()):
+        keep(scan, labels[scan.patient][1], tmp_path / "out")
+        path = tmp_path / f"out/{scan.patient}/prediction.json"
+        record = json.loads(path.read_text()) | ({"regions": REGIONS} if kept else {})
+        path.write_text(json.dumps(record))
+    score_masks(tmp_path / "out", tmp_path / "in", None)
+    folder = tmp_path / "out/evaluation"
+    summary = json.loads((folder / "scores.json").read_text())
+    assert list(summary["regions"]) == expected.split()
+    chosen = {"whole": (1, 2), "core": (1,), "label_1": (1,), "label_2": (2,)}
+    for region in expected.split():
+        read = read_patients_csv(folder / "patients.csv", region)
+        for patient, pair in labels.items():
+            true, mask = (np.isin(m, chosen[region]) for m in pair)
+            score = score_patient(patient, mask, true, (3.0, 2.0, 1.0))
+            assert read[patient]["dice"] == pytest.approx(score.dice, rel=1e-5)
+    drawn = {path.name for path in folder.glob("*.png")}
+    assert drawn >= {f"patient_{name}.png" for name in ("worst", "median", "best")}
+    assert f"dice_per_patient_{expected.split()[1]}.png" in drawn
+    assert "no picture" not in capsys.readouterr().out
+
+
+def test_labels_of_one_side_alone_are_no_regions():
+    records = [{"regions": REGIONS}]
+    assert regions_of(records, {0, 1, 2}, {0, 255})[0] == TUMOUR
+    assert [r.name for r in regions_of(records, {0, 1}, {0, 1, 2})[0]] == ["whole", "core"]
+    assert [r.name for r in regions_of(records, {0, 1, 2}, {0, 1, 3})[0]] == [
+        *("label_1", "label_2", "label_3")
+    ]
+    assert regions_of([{}], {0, 1}, {0, 1, 2})[0] == TUMOUR
+    assert regions_of([{}], {0, 0.2, 0.7}, {0, 1, 2})[0] == TUMOUR
+
+
+def test_without_its_scan_a_patient_is_scored_but_not_drawn(tmp_path, capsys):
+    for i in range(2):
+        write_slices(tmp_path / "in", "p{}/s{}.png", "p{}/s{}_mask.png", i, masks(i)[0])
+    for scan in find_scans(tmp_path / "in", Dataset()):
+        keep(scan, masks(int(scan.patient[1]))[1], tmp_path / "out")
+    write_image(tmp_path / "in/p0/s1.png", make_slice(77)[0])
+    score_masks(tmp_path / "out", tmp_path / "in", None)
+    said = capsys.readouterr().out
+    assert f"no picture of p0: {tmp_path}/out/p0: predicted of other files than lie there" in said
+    assert "no picture of p1" not in said
+    check(tmp_path / "out", {f"p{i}": masks(i) for i in range(2)})
 
 
 VOLUME = Predicted(Path("/in/p2/flair.nii"))

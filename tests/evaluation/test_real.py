@@ -32,7 +32,9 @@ def test_a_short_run_on_real_scans(lgg_source, tmp_path):
     }
     command = [sys.executable, "-m", "jaxseg.train", "--config", ROOT / "configs/lgg_cpu.py"]
     command += ["--workdir", run] + [f"--config.{k}={v}" for k, v in settings.items()]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    devices = "--xla_force_host_platform_device_count=2"  # quicker on two cores than eight
+    flags = f"--xla_backend_optimization_level=0 {devices}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

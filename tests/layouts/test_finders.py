@@ -277,3 +277,37 @@ def test_one_slice_knows_its_patient(tmp_path):
     for n in (0, 2):
         (tmp_path / f"p1/s{n}.png").unlink()
     assert scans(tmp_path / "p1/s1.png")[0][0].around is None
+
+
+def test_files_of_one_name_are_told_apart_and_named(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    for suffix, number in ((".nii", 0), (".nii.gz", 1)):
+        write_nifti(tmp_path / f"x{suffix}", VOXELS + np.uint16(number), np.eye(4))
+    write_nifti(tmp_path / "y.nii", VOXELS, np.eye(4))
+    nibabel.Nifti1Pair(VOXELS + np.uint16(2), np.eye(4)).to_filename(tmp_path / "x.hdr")
+    found, notes = scans(tmp_path)
+    assert [scan.patient for scan in found] == ["x_hdr", "x_nii", "x_nii_gz", "y"]
+    assert [int(scan.read().image.min()) for scan in found] == [2, 0, 1, 0]
+    (note,) = notes
+    assert note.endswith(
+        "files of one name, each taken for a scan of its own: x.hdr, x.nii, x.nii.gz"
+    )
+
+
+def test_a_pair_is_header_and_voxels(tmp_path):
+    """Other voxels under the same header are another scan; in a zip both are found."""
+    nibabel = pytest.importorskip("nibabel")
+    (tmp_path / "in").mkdir()
+    nibabel.Nifti1Pair(VOXELS, np.eye(4)).to_filename(tmp_path / "in/x.hdr")
+    shutil.make_archive(tmp_path / "x", "zip", tmp_path / "in")
+    (packed,), _ = scans(tmp_path / "x.zip")
+    (one,), _ = scans(tmp_path / "in/x.hdr")
+    (listed,), _ = scans(tmp_path / "in")
+    assert packed.names == one.names == listed.names == ("x.hdr", "x.img")
+    before = one.digest()
+    assert before == packed.digest() == listed.digest()
+    np.testing.assert_array_equal(packed.read().image, one.read().image)
+    voxels = bytearray((tmp_path / "in/x.img").read_bytes())
+    voxels[-1] ^= 1
+    (tmp_path / "in/x.img").write_bytes(voxels)
+    assert one.digest() != before

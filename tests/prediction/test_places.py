@@ -11,9 +11,10 @@ from fake_data import write_folders, write_image
 from fake_run import write_run
 from fake_volumes import write_nifti, write_series
 
-from jaxseg import evaluate, predict
+from jaxseg import api, evaluate, predict
 from jaxseg.config import Dataset, Split
 from jaxseg.errors import UserError
+from jaxseg.imaging.volumes import with_statistics
 from jaxseg.layouts.find import find_scans
 from jaxseg.prediction import new_scans, places
 from jaxseg.prediction.operating import OperatingPoint
@@ -237,6 +238,26 @@ def test_one_slice_has_the_mask_that_it_has_in_its_volume(program, tmp_path):
     assert (tmp_path / "alone/s1/probability/s1.png").read_bytes() != whole.read_bytes()
 
 
+def test_one_slice_of_a_scan_with_grey_background_has_the_mask_of_its_volume(program, tmp_path):
+    """As of scans that were z-scored within the brain; the slice alone does not show that."""
+    folder, head = tmp_path / "in", np.zeros((20, 20, 1), bool)
+    head[4:17, 3:16] = True
+    for n, (low, high) in enumerate([(20, 250), (140, 250), (20, 120)]):
+        tissue = rng.integers(low, high, head.shape)
+        write_image(folder / f"s{n}.png", np.where(head, tissue, 128).astype(np.uint8))
+    program("--probabilities", folder)
+    for n in range(3):
+        code, _, err = program("--probabilities", folder / f"s{n}.png")
+        assert code == 0 and f"s{n}: one slice: normalised with all 3 slices" in err
+        for kind in ("probability", "mask"):
+            whole, one = (tmp_path / f"out/{p}/{kind}/s{n}.png" for p in ("in", f"s{n}"))
+            assert one.read_bytes() == whole.read_bytes()
+        read = api.read_scan(folder / f"s{n}.png")
+        within = with_statistics(api.read_scan(folder))
+        np.testing.assert_array_equal(read.image[0], within.image[n])
+        assert within.image[0, 0, 0, 0] < 20
+
+
 def test_a_slice_without_others_is_refused_unless_asked_for(program, run, tmp_path, monkeypatch):
     write_image(tmp_path / "one/s.png", rng.integers(1, 255, (20, 20, 1), np.uint8))
     code, _, err = program(tmp_path / "one/s.png")
@@ -277,6 +298,28 @@ def test_the_viewer_shows_no_prediction_of_another_scan(program, run, tmp_path):
     gallery = open_predictions(run, [tmp_path / "p2"], tmp_path / "out", None, None)
     with pytest.raises(UserError, match="predicted of other files than lie there now"):
         gallery.predict(0)
+
+
+def test_the_viewer_shows_frames_on_the_images_that_they_refer_to(program, run, tmp_path):
+    """Their places contradict: by place the mask would stand upside down."""
+    pytest.importorskip("highdicom")
+    pydicom = pytest.importorskip("pydicom")
+    write_series(tmp_path / "in/p", voxels(1))
+    assert program("--probabilities", tmp_path / "in")[0] == 0
+    gallery = open_predictions(run, [tmp_path / "in"], tmp_path / "out", None, None)
+    expected = gallery.predict(0)
+    for name in ("mask", "probability"):
+        path = tmp_path / f"out/p/{name}.dcm"
+        header = pydicom.dcmread(path)
+        for group in header.PerFrameFunctionalGroupsSequence:
+            place = group.PlanePositionSequence[0]
+            place.ImagePositionPatient = [-x for x in place.ImagePositionPatient]
+        header.save_as(path)
+    gallery = open_predictions(run, [tmp_path / "in"], tmp_path / "out", None, None)
+    for before, after in zip(expected, gallery.predict(0), strict=True):
+        assert before is not None
+        np.testing.assert_array_equal(after, before)
+    assert (expected.probability != expected.probability[::-1]).any()
 
 
 def test_the_viewer_reads_what_predict_was_told(program, run, tmp_path):

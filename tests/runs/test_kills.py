@@ -28,7 +28,7 @@ def start(tmp_path_factory):
     file.write_text(CONFIG_FILE.format(tests=str(Path(__file__).parents[1]), cache=str(folder)))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=1"  # one device: cheap steps
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # one device: cheap steps
 
     def start(name: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "jaxseg.train", "--config", file]

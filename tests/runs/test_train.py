@@ -227,7 +227,7 @@ def program(cache, tmp_path):
     file.write_text(CONFIG_FILE.format(tests=str(Path(__file__).parents[1]), cache=str(cache)))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     devices = "--xla_force_host_platform_device_count=2"  # quicker on two cores than eight
-    environment["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {devices}"
+    environment["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {devices}"
 
     def start(run: Path, *arguments: str) -> subprocess.Popen:
         return subprocess.Popen(

@@ -63,7 +63,7 @@ def test_an_empty_number_is_as_none(tmp_path, name):
     np.testing.assert_array_equal(volume.image[..., 0], stored)
     assert volume.spacing_mm[0] == pytest.approx(4)
     volume.write(tmp_path / "mask", stored > 500)
-    np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.dcm"), stored > 500)
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.dcm").values, stored > 500)
 
 
 @pytest.mark.parametrize("text", ["a", "0.9,0.9", "1\\2\\3\\4\\5\\6\\7", "nan", "inf", "1e99", ""])
@@ -128,9 +128,9 @@ def test_a_series_that_says_nothing_of_the_patient_becomes_a_dicom_seg(tmp_path,
     volume = read_series(files(tmp_path / "series"))
     mask = volume.image[..., 0] > 500
     volume.write(tmp_path / "mask", mask)
-    np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.dcm"), mask)
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.dcm").values, mask)
     volume.write(tmp_path / "p", volume.image[..., 0] / np.float32(1000))
-    found = read_segmentation(tmp_path / "p.dcm")
+    found = read_segmentation(tmp_path / "p.dcm").values
     np.testing.assert_allclose(found, volume.image[..., 0] / 1000, atol=0.5 / 255 + 1e-6)
 
 
@@ -185,7 +185,55 @@ def test_what_was_written_for_an_odd_series_is_read_in_its_order(tmp_path, place
     volume = read_series(files(tmp_path / "series"))
     mask = volume.image[..., 0] > 500
     volume.write(tmp_path / "mask", mask)
-    np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.dcm"), mask)
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.dcm").values, mask)
+
+
+def move_frames(path, position):
+    """Give the frames of a DICOM-SEG the places that `position` makes of theirs."""
+    header = pydicom.dcmread(path)
+    for group in header.PerFrameFunctionalGroupsSequence:
+        place = group.PlanePositionSequence[0]
+        place.ImagePositionPatient = position(place.ImagePositionPatient)
+    header.save_as(path)
+
+
+@pytest.mark.parametrize("orientation", [None, SAGITTAL])
+def test_frames_belong_to_the_images_that_they_refer_to(tmp_path, monkeypatch, orientation):
+    """Not to places: those may contradict, be one and the same, or lack where nothing is drawn."""
+    write_series(tmp_path / "series", voxels(), orientation=orientation)
+    volume = read_series(files(tmp_path / "series"))
+    mask = volume.image[..., 0] > 990  # of some slices
+    stored_axis = volume.images.order.axes.index(0)
+    drawn = mask.any(tuple({0, 1, 2} - {stored_axis}))
+    assert 0 < drawn.sum() < len(drawn) == len(volume.images.names)
+    volume.write(tmp_path / "mask", mask)
+    by_place, images = read_segmentation(tmp_path / "mask.dcm")
+    assert images == volume.images
+    np.testing.assert_array_equal(by_place, mask)
+    move_frames(tmp_path / "mask.dcm", lambda place: [-x for x in place])
+    upside_down = read_segmentation(tmp_path / "mask.dcm")
+    assert (upside_down.values != mask).any()
+    read = read_segmentation(tmp_path / "mask.dcm", volume.images)
+    np.testing.assert_array_equal(read.values, mask)
+    move_frames(tmp_path / "mask.dcm", lambda place: [0, 0, 0])
+    with pytest.raises(UserError, match="two images at one position"):
+        read_segmentation(tmp_path / "mask.dcm")
+    read = read_segmentation(tmp_path / "mask.dcm", volume.images)
+    np.testing.assert_array_equal(read.values, mask)
+    # As other programs write it: no frame where nothing is drawn.
+    make = highdicom.seg.Segmentation
+    monkeypatch.setattr(
+        highdicom.seg,
+        "Segmentation",
+        lambda **given: make(**given | {"omit_empty_frames": True}),
+    )
+    volume.write(tmp_path / "few", mask)
+    assert pydicom.dcmread(tmp_path / "few.dcm").NumberOfFrames == drawn.sum()
+    read = read_segmentation(tmp_path / "few.dcm", volume.images)
+    np.testing.assert_array_equal(read.values, mask)
+    # Of another series: nothing is known but the places.
+    other = volume.images._replace(names=tuple((f"1.{n}", 0) for n in range(len(drawn))))
+    assert len(read_segmentation(tmp_path / "few.dcm", other).values.flat) < mask.size
 
 
 def test_nothing_of_the_patient_is_in_warnings_logs_and_errors(tmp_path, caplog, capfd):
@@ -281,7 +329,10 @@ def test_frames_of_an_enhanced_file_are_slices_and_back(tmp_path, places):
     assert len(volume.warnings) == (places[3] == 16)
     mask = stored > 500
     volume.write(tmp_path / "mask", mask)
-    np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.dcm"), mask)
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.dcm").values, mask)
+    move_frames(tmp_path / "mask.dcm", lambda place: [0, 0, 0])
+    read = read_segmentation(tmp_path / "mask.dcm", volume.images)
+    np.testing.assert_array_equal(read.values, mask)
     made = highdicom.seg.segread(tmp_path / "mask.dcm")
     for frame, group in zip(made.pixel_array, made.PerFrameFunctionalGroupsSequence, strict=True):
         source = group.DerivationImageSequence[0].SourceImageSequence[0]

@@ -219,3 +219,11 @@ def test_every_focus_of_some_size_is_enlarged(tmp_path):
         path.write_bytes(contours.prediction_contours("p", image, mask))
     heights = [_pixels(path).shape[0] for path in drawn]
     assert heights == [693, 693 + 319, 693]
+
+
+def test_names_in_signs_that_the_font_lacks_are_drawn_without_a_word(recwarn):
+    brain, truth = _brain()
+    scores = [s._replace(patient=f"患者{s.patient}") for s in _scores()]
+    figure = figures.dice_per_patient(scores, summarise(scores, 100))
+    assert contours.prediction_contours("患者 1", brain, truth) and figure
+    assert not recwarn.list

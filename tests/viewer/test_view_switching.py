@@ -200,6 +200,17 @@ def wait(page, n: int, ready: Callable[[dict], bool]):
         time.sleep(0.02)
 
 
+def point(page, n: int):
+    """Move the mouse on the picture of the n-th patient until its voxel is read."""
+    for y in itertools.cycle((360, 361)):
+        page.mouse("mouseMoved", 500, y)
+        look = page.run("look()")
+        assert look["name"] == f"p{n}"
+        if look["voxel"]:
+            return
+        time.sleep(0.02)
+
+
 def test_nothing_of_a_patient_stands_beside_the_name_of_another(chromium):
     with watched(chromium, gallery()):
         chromium.wait(f"{DRAWN}.endsWith('prediction')")
@@ -208,6 +219,7 @@ def test_nothing_of_a_patient_stands_beside_the_name_of_another(chromium):
         for key, n in (("j", 1), ("j", 2), ("k", 1), ("k", 0), ("j", 1)):
             switch(chromium, key, (0.7,))
             wait(chromium, n, shown_in_full)
+            point(chromium, n)
         switch(chromium, "kjkjkjkj", (0.1,))
         chromium.key("j")
         wait(chromium, 2, shown_in_full)

@@ -3,6 +3,9 @@
 import {rgb} from "./draw.js";
 import {get} from "./layers.js";
 
+// The head is a haze, densest where it is bright: an opaque one would hide the masks in it.
+const HEAD = {R: [0, 255], G: [0, 255], B: [0, 255], A: [0, 24], I: [0, 255]};
+
 let shown = null;  // the one NiiVue of the page
 let latest = null;  // the rendering that is wanted
 let before = Promise.resolve();  // the loading before: two at once would mix their volumes
@@ -13,6 +16,7 @@ async function start(canvas, colours) {
   if (!Niivue) throw new Error("no NiiVue in the file of --niivue; give dist/niivue.umd.js");
   const niivue = new Niivue({backColor: [0, 0, 0, 1], show3Dcrosshair: false, logLevel: "error"});
   await niivue.attachToCanvas(canvas);
+  niivue.addColormap("head", HEAD);
   for (const [name, colour] of Object.entries(colours)) {
     const [R, G, B] = rgb(colour).map(level => [level, level]);
     niivue.addColormap(name, {R, G, B, A: [0, 255], I: [0, 255]});
@@ -33,7 +37,7 @@ export async function render(canvas, scan, patient, channel, {low, high}, masks,
   clear(canvas);
   const mine = latest = {};
   const volumes = [
-    {name: `image-${channel}.nii.gz`, colormap: "gray", cal_min: low, cal_max: high},
+    {name: `image-${channel}.nii.gz`, colormap: "head", cal_min: low, cal_max: high},
     ...masks.map(name => ({name: `${name}.nii.gz`, colormap: name, cal_min: 0, cal_max: 1, opacity: .7})),
   ];
   try {
