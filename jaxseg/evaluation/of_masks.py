@@ -70,7 +70,12 @@ def _slices(mask: Path) -> tuple[str, ...]:
 
 
 def read_truth(truths: Truths, patient: str, mask: Result) -> np.ndarray:
-    """Return the truth of a predicted patient, [D, H, W] bool, on the grid of its mask.
+    """Return the truth of a predicted patient, [D, H, W] bool; as `read_truth_values`."""
+    return read_truth_values(truths, patient, mask) > 0
+
+
+def read_truth_values(truths: Truths, patient: str, mask: Result) -> np.ndarray:
+    """Return the truth of a predicted patient, [D, H, W] as in the file, on the grid of its mask.
 
     Raises:
         UserError: it has none, it cannot be read, or it lies on other voxels.
@@ -82,7 +87,7 @@ def read_truth(truths: Truths, patient: str, mask: Result) -> np.ndarray:
         slices = [read_slice(truths.files.read, n, decode_mask_values)[..., 0] for n in names]
         for name, pixels in zip(names, slices, strict=True):
             _check_shape(name, pixels.shape, mask.values.shape[1:])
-        return np.stack(slices) > 0
+        return np.stack(slices)
     (name,) = names
     with _on_disk(truths, name) as path:
         truth = read_values(path)
@@ -92,7 +97,7 @@ def read_truth(truths: Truths, patient: str, mask: Result) -> np.ndarray:
         apart = float(np.abs((truth.affine - mask.affine) @ ends.T).max())
         if apart > _SAME_MM:
             raise UserError(f"{name}: lies on other voxels than the scan, up to {apart:.3g} mm off")
-    return truth.values > 0
+    return truth.values
 
 
 def score_masks(predictions: Path, truth: Path, output: Path | None):

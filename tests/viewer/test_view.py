@@ -236,7 +236,7 @@ def test_planes_hold_the_voxels_that_their_axis_says(plain):
     truth = plane(plain, 0, "truth", 1, 3)
     assert truth.sum() == 8 and truth[2:4, 3:7].all()  # slices 2 and 3 of 6, from above
     assert plane(plain, 0, "prediction", 0, 4).sum() == 12
-    assert set(plane(plain, 0, "probability", 0, 3).ravel()) == {51, 204}  # 255 x 0.2 and 0.8
+    assert set(plane(plain, 0, "probability-0", 0, 3).ravel()) == {51, 204}  # 255 x 0.2 and 0.8
 
 
 @pytest.mark.parametrize(
@@ -267,10 +267,10 @@ def test_the_description_of_a_scan(plain):
     assert (first["offset"], first["step"], first["most"]) == (0, 1, 579)
     assert 0 < first["low"] < first["high"] < 579
     # The truth is slices 2 and 3, rows 2 to 4, columns 3 to 6.
-    areas = [[0, 0, 12, 12, 0, 0], [0, 0, 8, 8, 8, 0, 0, 0], [0, 0, 0, 6, 6, 6, 6, 0, 0, 0]]
+    areas = [[[0, 0, 12, 12, 0, 0], [0, 0, 8, 8, 8, 0, 0, 0], [0, 0, 0, 6, 6, 6, 6, 0, 0, 0]]]
     assert flat["truth"] == areas
     predicted = get_json(plain, "patient/0/prediction.json")
-    assert predicted["areas"][0] == [0, 0, 12, 12, 12, 0] and predicted["probability"]
+    assert predicted["areas"][0][0] == [0, 0, 12, 12, 12, 0] and predicted["probability"]
 
 
 def test_one_slice_has_no_planes_across():
@@ -280,12 +280,12 @@ def test_one_slice_has_no_planes_across():
 
 def test_a_layer_that_a_patient_lacks_is_not_there():
     scan = pictures.make_scan(volume(), None, ())
-    prediction = pictures.make_prediction(box(0, 0, 0), None)
+    prediction = pictures.make_prediction(box(0, 0, 0)[..., None], None)
     gallery = make_gallery(scan=lambda _: scan, predict=lambda _: prediction)
     with serving(gallery) as server:
         assert get_json(server, "patient/0/scan.json")["truth"] is None
         assert not get_json(server, "patient/0/prediction.json")["probability"]
-        for layer in ("truth", "probability"):
+        for layer in ("truth", "probability-0"):
             assert get(server, f"/{{token}}/patient/0/{layer}/0/0")[0] == 404
 
 
@@ -338,7 +338,7 @@ def test_a_volume_as_nifti():
     assert data[344:348] == b"n+1\0" and data[123] == 2
     numbers = np.frombuffer(data, "<u2", offset=352).reshape(SHAPE)
     np.testing.assert_allclose(intercept + slope * numbers, image[..., 0], atol=slope)
-    mask = gzip.decompress(pictures.nifti(scan, "truth", box(1, 2, 3)))
+    mask = gzip.decompress(pictures.nifti(scan, "truth", box(1, 2, 3)[..., None]))
     assert struct.unpack_from("<2h", mask, 70) == (2, 8) and mask[352 + 80 + 2 * 10 + 3] == 1
     assert sum(mask[352:]) == 1 and len(mask) == 352 + 480
 
@@ -383,12 +383,13 @@ def test_a_run_is_shown_as_it_was_scored(run):
     assert 0 < prediction.mask.sum() == int(score["predicted_voxels"])
     assert scan.truth.sum() == int(score["truth_voxels"])
     assert (scan.truth & prediction.mask).sum() == int(score["overlap_voxels"])
-    assert row.dice == float(score["dice"])
+    (region,) = row.regions
+    assert region.dice == float(score["dice"]) and region.hd95.endswith(" mm")
     assert gallery.volume_unit == "ml"
     assert gallery.channels == ("T1", "FLAIR", "T1C") and gallery.channel == 1
-    assert row.volume == pytest.approx(scan.truth.sum() * 10 / 1000)  # voxels of 10 mm3
-    assert dict(row.facts)["Dice"] == f"{row.dice:.3f}"
-    least = np.floor(255 * gallery.threshold)
+    assert region.volume == pytest.approx(scan.truth.sum() * 10 / 1000)  # voxels of 10 mm3
+    assert dict(region.facts)["Dice"] == f"{region.dice:.3f}"
+    least = np.floor(255 * gallery.thresholds[0])
     assert (prediction.probability >= least)[prediction.mask].all()
     assert scan.num_planes == 3 and gallery.channel == 1
     assert gallery.notes == ("Predictions of the best weights, step 2.",)
@@ -396,7 +397,7 @@ def test_a_run_is_shown_as_it_was_scored(run):
 
 def test_what_is_not_an_honest_score_is_said(run):
     gallery = open_run(run, "train", None)
-    assert [row.dice for row in gallery.rows] == [None] * 4
+    assert [row.regions[0].dice for row in gallery.rows] == [None] * 4
     assert "Not scored yet: run python -m jaxseg.evaluate." in gallery.notes
     assert "These patients took part in the training: not an honest score." in gallery.notes
     assert "not an honest score" in open_run(run, "all", None).notes[-1]
@@ -428,7 +429,7 @@ def test_the_program_serves_until_ctrl_c(run):
         assert process.stdout.readline() == "Ctrl-C ends\n"
         address = f"http://127.0.0.1:{found[1]}/{found[2]}/patients.json"
         with urllib.request.urlopen(address) as response:
-            assert json.load(response)["patients"][0]["dice"] is not None
+            assert json.load(response)["patients"][0]["regions"][0]["dice"] is not None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         assert (out, err, process.returncode) == ("", "interrupted\n", 130)

@@ -181,7 +181,7 @@ def test_overlays_are_drawn_where_the_masks_are(page, picture):
     page.key("h")
     page.key("P")
     page.key("m")
-    page.wait(f"{DRAWN}.endsWith('probability')")
+    page.wait(f"{DRAWN}.endsWith('probability-0')")
     high, low = pixel(page, 7, 3), pixel(page, 0, 0)
     assert high[0] > 200 and high[0] > high[2]  # bright for 0.8
     assert low[0] < high[0] and low[1] < high[1]
@@ -208,7 +208,7 @@ def test_the_dice_of_the_slice_and_the_voxel_under_the_pointer(page):
     # Slice 2: truth 12 pixels, prediction 12, both 9.
     assert text(page, "#slice-dice") == "Dice of this slice 0.750"
     page.key("m")
-    page.wait(f"{DRAWN}.endsWith('probability')")
+    page.wait(f"{DRAWN}.endsWith('probability-0')")
     x, y = page.run(
         "(({left, top, width, height}) => [left + width / 2 + 2, top + height / 2 + 2])"
         "(document.querySelector('.plane canvas').getBoundingClientRect())"
@@ -216,7 +216,7 @@ def test_the_dice_of_the_slice_and_the_voxel_under_the_pointer(page):
     page.mouse("mouseMoved", x, y)
     page.wait("document.getElementById('where').textContent.includes('row')")
     # The middle of 8 rows and 10 columns: voxel (2, 4, 5), intensity 245.
-    assert text(page, "#where") == "row 5, column 6: intensity 245, probability 0.80"
+    assert text(page, "#where") == "slice 3, row 5, column 6: intensity 245, probability 0.80"
     page.key("Home")
     page.wait(f"{DRAWN}.startsWith('1 0 ')")
     assert text(page, "#slice-dice") == "no tumour in this slice"

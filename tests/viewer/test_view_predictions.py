@@ -79,8 +79,8 @@ def test_a_prediction_comes_back_as_it_was_written(kind, run, tmp_path):
 
     gallery = open_predictions(run, [tmp_path / "scans"], output, None, "flair")
     scan, prediction = gallery.scan(0), gallery.predict(0)
-    np.testing.assert_array_equal(prediction.mask, mask)
-    np.testing.assert_allclose(prediction.probability / 255, probability, atol=1.01 / 255)
+    np.testing.assert_array_equal(prediction.mask, mask[..., None])
+    np.testing.assert_allclose(prediction.probability[..., 0] / 255, probability, atol=1.01 / 255)
     for channel, pixels in zip(scan.channels, np.moveaxis(volume.image, -1, 0), strict=True):
         np.testing.assert_array_equal(channel.offset + channel.step * channel.numbers, pixels)
     assert scan.truth is None
@@ -89,11 +89,12 @@ def test_a_prediction_comes_back_as_it_was_written(kind, run, tmp_path):
     assert scan.spacing_mm == volume.spacing_mm
 
     (shown,) = gallery.rows
-    assert (shown.patient, shown.dice) == (found.patient, None)
+    (region,) = shown.regions
+    assert (shown.patient, region.dice) == (found.patient, None)
     assert gallery.volume_unit == ("voxels" if kind == "png" else "ml")
     size = mask.sum() if kind == "png" else mask.sum() * np.prod(volume.spacing_mm) / 1000
-    assert shown.volume == pytest.approx(size)
-    assert dict(shown.facts)["predicted voxels"] == str(mask.sum())
+    assert region.volume == pytest.approx(size)
+    assert dict(region.facts)["predicted voxels"] == str(mask.sum())
     assert gallery.channel == 1
 
 
@@ -121,7 +122,7 @@ def test_a_name_too_long_for_a_folder_is_cut_and_told_apart(run, tmp_path):
     gallery = open_predictions(run, [tmp_path / "scans"], tmp_path / "out", None, "flair")
     assert [row.patient for row in gallery.rows] == [scan.patient for scan in found]
     for number in (0, 1):
-        assert gallery.predict(number).mask.any((1, 2)).nonzero()[0].tolist() == [number]
+        assert gallery.predict(number).mask.any((1, 2, 3)).nonzero()[0].tolist() == [number]
 
 
 def test_without_probabilities_and_with_scans_not_predicted(run, tmp_path):
@@ -141,7 +142,7 @@ def test_without_probabilities_and_with_scans_not_predicted(run, tmp_path):
     assert gallery.notes[1] == "1 of 2 scans are not predicted."
     prediction = gallery.predict(0)
     assert not prediction.mask.any() and prediction.probability is None
-    assert gallery.rows[0].facts == (("predicted voxels", "0"),)
+    assert gallery.rows[0].regions[0].facts == (("predicted voxels", "0"),)
     (tmp_path / "scans/a/slice_10.png").unlink()
     fresh = open_predictions(run, [tmp_path / "scans"], output, None, "flair")
     with pytest.raises(UserError, match=r"mask of \(11, 7, 6\) voxels, scan of \(10, 7, 6\)"):

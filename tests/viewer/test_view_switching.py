@@ -14,7 +14,7 @@ from fake_gallery import SPACING_MM, make_gallery, serving
 
 from jaxseg.errors import TrainingFailed
 from jaxseg.viewer import serve
-from jaxseg.viewer.pictures import PatientRow, make_prediction, make_scan
+from jaxseg.viewer.pictures import PatientRow, RegionRow, make_prediction, make_scan
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
 
@@ -93,7 +93,8 @@ def make_patient(n: int):
     truth, mask = np.zeros(image.shape[:3], bool), np.zeros(image.shape[:3], bool)
     truth[third][quarter] = True
     mask[third, row : row + ROWS, column : column + n + 2] = True
-    return make_scan(image.repeat(n + 1, axis=3), truth, SPACING_MM), make_prediction(mask, None)
+    scan = make_scan(image.repeat(n + 1, axis=3), truth[..., None], SPACING_MM)
+    return scan, make_prediction(mask[..., None], None)
 
 
 def dark(n: int) -> int:
@@ -118,7 +119,7 @@ def slow_prediction(n: int):
 
 
 def gallery(scan=slow_scan, predict=slow_prediction):
-    rows = tuple(PatientRow(f"p{n}", 0.1 * n, 240) for n in range(3))
+    rows = tuple(PatientRow(f"p{n}", (RegionRow(0.1 * n, 240),)) for n in range(3))
     return make_gallery(rows=rows, scan=scan, predict=predict)
 
 
