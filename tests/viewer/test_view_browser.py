@@ -10,29 +10,14 @@ import cv2
 import numpy as np
 import pytest
 from fake_gallery import make_gallery, serving
+from viewer_page import DRAWN, of_plane, pixel, text
 
 from jaxseg.scoring.contours import PREDICTION, TRUTH
 from jaxseg.viewer import serve
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
 
-DRAWN = "(document.querySelector('.plane canvas')?.dataset.drawn ?? '')"
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-# A function of the n-th plane of patient 1: its canvas and where the picture lies on it.
-PLANE = """(async () => {
-  const {placement} = await import("./draw.js"), {planeShape} = await import("./planes.js");
-  const scan = await (await fetch("patient/1/scan.json")).json(), shape = planeShape(scan, %d);
-  const canvas = document.querySelectorAll(".plane canvas")[%d], at = placement(canvas, shape);
-  const corner = canvas.getBoundingClientRect();
-  return (%s);
-})()"""
-PIXEL = """(() => {
-  const x = at.x + (%d + .5) * at.width / shape.width;
-  const y = at.y + (%d + .5) * at.height / shape.height;
-  const context = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
-  context.drawImage(canvas, -Math.floor(x), -Math.floor(y));
-  return [...context.getImageData(0, 0, 1, 1).data];
-})()"""
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +56,6 @@ def picture(page, request, tmp_path):
         return cv2.imread(str(path))
 
     return write
-
-
-def text(page, selector: str) -> str:
-    return page.run(f"document.querySelector({selector!r}).textContent")
-
-
-def of_plane(page, axis: int, expression: str):
-    return page.run(PLANE % (axis, axis, expression))
-
-
-def pixel(page, x: int, y: int) -> tuple[int, ...]:
-    """Return the colour at the middle of a pixel of patient 1's slice."""
-    page.run("new Promise(requestAnimationFrame)")
-    return tuple(of_plane(page, 0, PIXEL % (x, y))[:3])
 
 
 def colour(name: str) -> tuple[int, ...]:
