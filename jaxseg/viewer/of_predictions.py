@@ -66,15 +66,9 @@ def open_predictions(
     shown = remember(scan)
 
     def predict(number: int) -> Prediction:
-        patient = folder / scans[number].patient
         places.check_same(scans[number], folder)
-        mask = read_result(patient / "mask")
-        if mask is None:
-            raise UserError(f"{patient}: no mask there")
-        size, found = shown(number).channels[0].numbers.shape, mask.values.shape
-        if found != size:
-            raise UserError(f"{patient}: mask of {found} voxels, scan of {size}: predict anew")
-        return make_prediction(_masks(mask.values, regions), _probability(patient, regions))
+        size = shown(number).channels[0].numbers.shape
+        return _prediction(folder / scans[number].patient, size, regions)
 
     return Gallery(
         title=f"{folder.absolute().name} of {run.absolute().name}",
@@ -123,6 +117,17 @@ def _truth(
         return _masks(read_truth_values(truths, patient, mask), regions) if mask else None
     except UserError:
         return None
+
+
+def _prediction(patient: Path, size: tuple[int, ...], regions: Sequence[Region]) -> Prediction:
+    """Return what `predict` wrote to a patient's folder; UserError when it is of another size."""
+    mask = read_result(patient / "mask")
+    if mask is None:
+        raise UserError(f"{patient}: no mask there")
+    found = mask.values.shape
+    if found != size:
+        raise UserError(f"{patient}: mask of {found} voxels, scan of {size}: predict anew")
+    return make_prediction(_masks(mask.values, regions), _probability(patient, regions))
 
 
 def _masks(values: np.ndarray, regions: Sequence[Region]) -> np.ndarray:

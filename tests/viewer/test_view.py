@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from fake_config import tiny_config
 from fake_gallery import SHAPE, SPACING_MM, box, make_gallery, serving, volume
+from fake_run import write_run
 
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.splits import split_patients
@@ -393,6 +394,46 @@ def test_a_run_is_shown_as_it_was_scored(run):
     assert (prediction.probability >= least)[prediction.mask].all()
     assert scan.num_planes == 3 and gallery.channel == 1
     assert gallery.notes == ("Predictions of the best weights, step 2.",)
+
+
+def test_a_table_of_regions_is_read_by_region(tmp_path):
+    path = tmp_path / "patients.csv"
+    path.write_text("patient,dice,region\na,0.9,whole\na,0.5,core\nb,0.8,whole\n")
+    assert read_table(path, "core") == {"a": {"patient": "a", "dice": "0.5", "region": "core"}}
+    assert {name: row["dice"] for name, row in read_table(path).items()} == {"a": "0.9", "b": "0.8"}
+    path.write_text("patient,dice\na,0.9\n")  # of before there were regions
+    assert read_table(path, "tumour")["a"]["dice"] == "0.9"
+
+
+def test_all_regions_of_a_run_are_shown_as_they_were_scored(tmp_path):
+    config = tiny_config(tmp_path / "cache")
+    dataset = dataclasses.replace(config.dataset, name="brain_phantom_regions")
+    model = dataclasses.replace(config.model, num_classes=3)
+    config = dataclasses.replace(config, dataset=dataset, model=model)
+    points = [operating.OperatingPoint(threshold=t) for t in (0.4, 0.5, 0.6)]
+    run = write_run(tmp_path / "run", config, points[0])
+    names = workdir.region_names(run)
+    operating.write(run, names, [{"point": point._asdict()} for point in points])
+    before = open_run(run, "test", None)
+    assert before.thresholds == (0.4, 0.5, 0.6) and before.regions == names
+    (row,) = before.rows
+    assert [region.volume for region in row.regions] == [None] * 3  # only known of all together
+    assert row.regions[1].facts[0][0] == "truth, all regions"
+    threshold_baseline.find_baselines(run, *prepared_train(config))
+    of_runs.score_run(run, "test", None, None)
+    gallery = open_run(run, "test", None)
+    (row,), scan, prediction = gallery.rows, gallery.scan(0), gallery.predict(0)
+    for k, name in enumerate(names):
+        (score,) = read_table(run / "evaluation/test/patients.csv", name).values()
+        assert row.regions[k].dice == float(score["dice"])
+        assert row.regions[k].volume == scan.truth[..., k].sum() == int(score["truth_voxels"])
+        assert prediction.mask[..., k].sum() == int(score["predicted_voxels"])
+    assert scan.truth[..., 2].sum() < scan.truth[..., 0].sum()
+
+
+def prepared_train(config):
+    prepared = prepare(config.dataset)
+    return prepared, split_patients(prepared.patients, config.split)["train"]
 
 
 def test_what_is_not_an_honest_score_is_said(run):

@@ -264,13 +264,12 @@ def test_lesions_thresholds_and_sequences_stay_with_their_patient(chromium):
             time.sleep(pause / 2)
             chromium.run("void threshold.tryThreshold(40)")
             switch(chromium, key, (pause,))
-        for key, n in (("j", 1), ("j", 2)):
+        for key, n in (("j", 1), ("j", 2), ("k", 1), ("k", 0)):
             chromium.key(key)
             wait(chromium, n, shown_in_full)
             chromium.key("l")
             chromium.run("void threshold.tryThreshold(40)")
             wait(chromium, n, lambda look: look["lesion"] and "Dice" in look["preview"])
-        assert len(chromium.run("look()")["drawn"]) == 3
     for part in ("lesion", "preview"):
         assert len({look[part] for look in chromium.seen if look[part]}) > 2
 

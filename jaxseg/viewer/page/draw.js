@@ -60,7 +60,7 @@ export function placement(canvas, plane) {
 }
 
 // Draw a plane: {width, height, stepX, stepY, zoom, centre, grey, fills, contours, cross, ruler, letters}.
-// ruler: {from, to, text}, from and to in pixels of the plane with fractions. fills: [{values, most (of the values), colour (none: by heat)}]; contours: [{edges, colour, thickness}].
+// ruler: {from, to, text}, from and to in pixels of the plane with fractions. fills: [{values, most (of the values), colour (none: by heat)}]; contours: [{edges, colour, thickness, strength}].
 export function drawPlane(canvas, plane, opacity) {
   const density = window.devicePixelRatio || 1;
   canvas.width = Math.round(canvas.clientWidth * density);
@@ -78,15 +78,16 @@ export function drawPlane(canvas, plane, opacity) {
       pixels.set(colour ?? heat(share), 4 * i);
       pixels[4 * i + 3] = 255 * opacity * (colour ? 1 : Math.min(1, .1 + 1.5 * share));
     });
-  for (const {edges, colour, thickness} of plane.contours) {
+  for (const {edges, colour, thickness, strength} of plane.contours) {
     context.beginPath();
     for (const [x0, y0, x1, y1] of edges) {
       context.moveTo(at.x + x0 * at.width / plane.width, at.y + y0 * at.height / plane.height);
       context.lineTo(at.x + x1 * at.width / plane.width, at.y + y1 * at.height / plane.height);
     }
-    Object.assign(context, {strokeStyle: colour, lineWidth: thickness * density, lineCap: "square"});
+    Object.assign(context, {strokeStyle: colour, lineWidth: thickness * density, lineCap: "square", globalAlpha: strength});
     context.stroke();
   }
+  context.globalAlpha = 1;
   if (plane.cross) drawCross(context, plane, at, density);
   if (plane.ruler) drawRuler(context, plane, at, density);
   drawLetters(context, plane.letters, density);

@@ -33,5 +33,5 @@ export function lesionText() {
   const size = voxels => view.scan.voxel_mm3 ? `${(voxels * view.scan.voxel_mm3 / 1000).toFixed(2)} ml` : `${voxels} voxels`;
   const parts = [["truth", truth], ["prediction", prediction]].filter(([, part]) => part).map(([name, part]) => `${name} ${size(part)}`);
   const known = truth !== null && prediction !== null, fate = !known ? "" : !prediction ? ", missed" : !truth ? ", invented" : "";
-  return `lesion ${number + 1} of ${count}: ${parts.join(", ")}${fate}`;
+  return `lesion ${number + 1} of ${count}: ${parts.join(", ")}${fate}${view.preview ? "; at the operating point" : ""}`;
 }

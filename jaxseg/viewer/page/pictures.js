@@ -4,13 +4,16 @@ import {drawPlane, drawProfile, greyLevels, outline, rgb} from "./draw.js";
 import {layerNow, prefetch} from "./layers.js";
 import {makePlane, planeName, toPlane} from "./planes.js";
 import {channelName, sliceText, voxelText} from "./readout.js";
-import {colourOf, shownMask} from "./regions.js";
+import {colourOf, several, shownMask} from "./regions.js";
 import {clear, render} from "./space.js";
 import {$, gallery, say, state, update, view} from "./state.js";
 import {frame, rulerOf} from "./tools.js";
 
 const NEAR = [1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6];  // slices fetched ahead
 const COLOURS = gallery.colours;
+// Width and strength of the lines: the truth broad below, the prediction narrow above, and where
+// both have the colour of their region, the truth pale.
+const APART = [["truth", 3, 1], ["prediction", 1.5, 1]], TOGETHER = [["truth", 4.5, .55], ["prediction", 1.5, 1]];
 const resized = new ResizeObserver(update);
 
 // Take all pictures from the page; what is drawn of a view without a scan is nothing.
@@ -46,7 +49,7 @@ export function drawPictures() {
     if (values.some(v => v === null)) continue;  // the picture before stays until all is here
     plane.layers = Object.fromEntries(names.map((name, i) => [name.split("-")[0], values[i]]));
     drawLayers(plane, index);
-    plane.caption = plane.output.textContent;
+    plane.caption = caption({axis: plane.axis, channel: plane.channel ?? state.channel}, index);
     plane.canvas.dataset.drawn = `${view.patient} ${index} ${names}`;
     for (const by of plane.axis === 0 ? NEAR : NEAR.slice(0, 4))
       if (index + by >= 0 && index + by < view.scan.shape[plane.axis])
@@ -79,14 +82,14 @@ function drawLayers({axis, channel, canvas, layers}, index) {
   const shape = frame(axis), number = channel ?? state.channel, {low, high} = view.windows[number];
   const fills = [], contours = [], shown = !$("hidden").checked;
   const grey = greyLevels(layers.image, view.scan.channels[number], low, high);
-  for (const [name, thickness] of [["truth", 3], ["prediction", 1.5]])
+  for (const [name, thickness, strength] of several ? TOGETHER : APART)
     for (let region = 0; region < gallery.regions.length; region++) {
       const mask = shown && !state.hidden.has(region) ? shownMask(layers, name, region) : null;
       if (!mask) continue;
       const colour = colourOf(name, region);
       if ($(`${name}-filled`).checked) fills.push({values: mask, most: 1, colour: rgb(colour)});
       if ($(`${name}-contour`).checked)
-        contours.push({edges: outline(mask, shape.width, shape.height), colour, thickness});
+        contours.push({edges: outline(mask, shape.width, shape.height), colour, thickness, strength});
     }
   if (layers.probability && $("probability").checked && shown) fills.unshift({values: layers.probability, most: 255});
   const linked = view.scan.num_planes > 1 || channel !== null;

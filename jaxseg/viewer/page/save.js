@@ -11,7 +11,7 @@ export async function savePicture() {
   if (state.space || !drawn.length || drawn.length < view.planes.length) return say("Only planes that are drawn are saved.");
   const named = $("save-name").checked ? gallery.patients[view.patient].patient : "";
   const canvas = compose(drawn, footer(named)), link = document.createElement("a");
-  const place = drawn[0].caption.replace(/ of \d+$/, "").replaceAll(/[^\w]+/g, "-");
+  const place = drawn[0].output.textContent.split(", ").at(-1).replace(/ of \d+$/, "").replace(" ", "-");
   const name = named ? `${named.replaceAll(/[^\w.-]+/g, "-")}-` : "";
   const blob = await new Promise(made => canvas.toBlob(made, "image/png"));
   link.href = URL.createObjectURL(blob);
