@@ -47,8 +47,8 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
 
     def scan(number: int) -> Scan:
         volume = prepared.volume(patients[number])
-        truth, size = volume.mask > 0, volume.voxel_mm3
-        return make_scan(volume.image, truth, volume.spacing_mm, voxel_mm3=size)
+        known = {"voxel_mm3": volume.voxel_mm3, "stats": volume.stats}
+        return make_scan(volume.image, volume.mask > 0, volume.spacing_mm, **known)
 
     def predict(number: int) -> Prediction:
         volume = prepared.volume(patients[number])

@@ -124,6 +124,7 @@ def make_scan(
     spacing_mm: tuple[float, ...],
     oriented: bool = False,
     voxel_mm3: float | None = None,
+    stats: np.ndarray | None = None,
 ) -> Scan:
     """Return a scan to be shown.
 
@@ -136,9 +137,12 @@ def make_scan(
         spacing_mm: (slice distance, row, column); (): unknown.
         oriented: whether the axes run as `Scan` says.
         voxel_mm3: volume of a voxel; None: unknown.
+        stats: [C, 4] `intensity.volume_statistics` of the image; None: found here, which takes
+            seconds of a whole head.
     """
-    dark = intensity.darken_background(image)
-    windows = intensity.volume_statistics(dark)[:, :2].tolist()
+    if stats is None:
+        stats = intensity.volume_statistics(intensity.darken_background(image))
+    windows = stats[:, :2].tolist()
     channels = [_channel(image[..., c], *windows[c]) for c in range(image.shape[-1])]
     return Scan(tuple(channels), truth, spacing_mm, oriented, voxel_mm3)
 

@@ -67,15 +67,15 @@ def lesions(gallery: Gallery, patient: int, region: int) -> dict[str, Any]:
         if scan.truth is None:
             raise
     masks = {"truth": scan.truth, "prediction": prediction and prediction.mask}
-    known = {name: m[..., region] for name, m in masks.items() if m is not None}
-    together = np.logical_or.reduce(list(known.values()))
-    parts = _parts(together)
+    known = {name: m[..., region].ravel() for name, m in masks.items() if m is not None}
+    shape = scan.channels[0].numbers.shape
+    parts = _parts(np.logical_or.reduce(list(known.values())).reshape(shape))
     spacing = np.array(scan.spacing_mm or (1.0, 1.0, 1.0))
     found = []
     for voxels in sorted(parts, key=len, reverse=True):
-        at = np.stack(np.unravel_index(voxels, together.shape), axis=-1)
+        at = np.stack(np.unravel_index(voxels, shape), axis=-1)
         far = (((at - at.mean(0)) * spacing) ** 2).sum(-1)
-        inside = {n: int(known[n].ravel()[voxels].sum()) if n in known else None for n in masks}
+        inside = {n: int(known[n][voxels].sum()) if n in known else None for n in masks}
         found.append({"voxels": len(voxels), "position": at[far.argmin()].tolist()} | inside)
     return {"lesions": found}
 

@@ -1,5 +1,6 @@
 """Lesions, other thresholds and bits of the regions, by hand-made volumes."""
 
+import contextlib
 import http.client
 import json
 
@@ -103,9 +104,10 @@ def test_the_page_gets_them_and_nothing_beside():
 
         def get(path):
             connection = http.client.HTTPConnection(serve.HOST, server.server_port)
-            connection.request("GET", f"/{server.token}/patient/0/{path}")
-            response = connection.getresponse()
-            return response.status, response.read()
+            with contextlib.closing(connection):
+                connection.request("GET", f"/{server.token}/patient/0/{path}")
+                response = connection.getresponse()
+                return response.status, response.read()
 
         status, body = get("lesions-0.json")
         assert status == 200 and json.loads(body)["lesions"][0]["voxels"] == 2

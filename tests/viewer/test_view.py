@@ -218,6 +218,18 @@ def test_the_scripts_import_each_other_one_way():
     assert sorted(order) == sorted(imports) and order[-1] == "viewer.js"
 
 
+def test_the_help_lists_every_key():
+    script = (PAGE / "controls.js").read_text()
+    table = script[script.index("const KEYS") : script.index("const BUTTONS")]
+    keys = re.findall(r'"?([^\s"]+?)"?: (?:\(\) =>|\w+,)', table)
+    page = (PAGE / "index.html").read_text()
+    names = {"ArrowUp": "&uarr;", "ArrowDown": "&darr;", "PageUp": "Page&nbsp;&uarr;"}
+    names |= {"PageDown": "Page&nbsp;&darr;", "Escape": "Esc", "=": "+"}
+    assert len(keys) > 30
+    for key in keys:
+        assert f"<kbd>{names.get(key, key)}</kbd>" in page, key
+
+
 def plane(server, patient, layer, axis, index, dtype=np.uint8):
     status, _, body = get(server, f"/{{token}}/patient/{patient}/{layer}/{axis}/{index}")
     assert status == 200, body

@@ -165,7 +165,7 @@ def foreign(look: dict) -> list[str]:
         ),
         "voxel": intensity is None or intensity == dark(n) or 0 <= intensity - bright(n) < 100,
         "dice": look["dice"].removesuffix(", preview") in ("", f"Dice of this slice {dice:.3f}"),
-        "lesion": look["lesion"] in ("", lesion_of(n)),
+        "lesion": look["lesion"].split(";")[0] in ("", lesion_of(n)),
         "preview": "Dice" not in look["preview"] or f"Dice {dice:.3f} at 0.40" in look["preview"],
         "level": look["level"] in ("", f"{(channel.low + channel.high) / 2:.0f}"),
         "channels": look["channels"] in (0, n + 1),

@@ -1,10 +1,10 @@
 // The pictures of the patient: planes, profile, readout, and the 3D rendering in place of the planes.
 
-import {drawPlane, drawProfile, greyLevels, outline, rgb} from "./draw.js";
+import {drawPlane, drawProfile, greyLevels, rgb} from "./draw.js";
 import {layerNow, prefetch} from "./layers.js";
 import {makePlane, planeName, toPlane} from "./planes.js";
 import {channelName, sliceText, voxelText} from "./readout.js";
-import {colourOf, several, shownMask} from "./regions.js";
+import {colourOf, several, shownMask, shownOutline} from "./regions.js";
 import {clear, render} from "./space.js";
 import {$, gallery, say, state, update, view} from "./state.js";
 import {frame, rulerOf} from "./tools.js";
@@ -89,7 +89,7 @@ function drawLayers({axis, channel, canvas, layers}, index) {
       const colour = colourOf(name, region);
       if ($(`${name}-filled`).checked) fills.push({values: mask, most: 1, colour: rgb(colour)});
       if ($(`${name}-contour`).checked)
-        contours.push({edges: outline(mask, shape.width, shape.height), colour, thickness, strength});
+        contours.push({edges: shownOutline(layers, name, region, shape), colour, thickness, strength});
     }
   if (layers.probability && $("probability").checked && shown) fills.unshift({values: layers.probability, most: 255});
   const linked = view.scan.num_planes > 1 || channel !== null;

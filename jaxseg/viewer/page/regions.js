@@ -1,5 +1,6 @@
 // Regions: their masks in what the server sends, their colours, and the table that is their legend.
 
+import {outline} from "./draw.js";
 import {$, gallery, state, update, view} from "./state.js";
 
 export const several = gallery.regions.length > 1;
@@ -12,13 +13,34 @@ export function maskOf(bits, region) {
   return mask;
 }
 
+// What is made of a plane that the server sent is kept as long as that: {mask, edges: null until
+// asked} of each region; of the thresholds that are tried the last, as there may be a hundred.
+const known = new WeakMap(), tried = new WeakMap();
+
+function shown(layers, name, region) {
+  if (name === "prediction" && view.preview && region === state.region) return thresholded(layers.probability);
+  const bits = layers[name];
+  if (!bits) return null;
+  if (!known.has(bits)) known.set(bits, []);
+  return known.get(bits)[region] ??= {mask: maskOf(bits, region), edges: null};
+}
+
+function thresholded(probability) {
+  if (!probability) return null;  // it is on its way
+  const least = Math.ceil(255 * view.preview.percent / 100);  // as the server has it
+  if (tried.get(probability)?.least !== least)
+    tried.set(probability, {least, mask: probability.map(p => Number(p >= least)), edges: null});
+  return tried.get(probability);
+}
+
 // The mask of truth or prediction in a plane: of a threshold that is tried where there is one.
 export function shownMask(layers, name, region) {
-  if (name === "prediction" && view.preview && region === state.region) {
-    if (!layers.probability) return null;  // it is on its way
-    return layers.probability.map(p => Number(p >= Math.ceil(255 * view.preview.percent / 100)));
-  }
-  return layers[name] ? maskOf(layers[name], region) : null;
+  return shown(layers, name, region)?.mask ?? null;
+}
+
+export function shownOutline(layers, name, region, {width, height}) {
+  const found = shown(layers, name, region);
+  return found.edges ??= outline(found.mask, width, height);
 }
 
 // Of a single region truth and prediction have each a colour, of several each region.
