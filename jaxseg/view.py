@@ -1,8 +1,10 @@
 """Look at scans and predictions: python -m jaxseg.view --workdir DIR [INPUT...].
 
 Serves a page to this machine only and opens it in the browser: the patients with their scores,
-slice by slice, truth and prediction as contours or areas, the map of probabilities; volumes
-of known voxel size in three planes. The key ? lists what the keys do. Ctrl-C ends.
+slice by slice, all regions of truth and prediction as contours or areas, the map of
+probabilities; volumes of known voxel size in three planes. For review: zoom, ruler, all sequences
+side by side, another threshold tried and scored, lesion by lesion, the picture saved without the
+patient's name. The key ? lists what the keys do. Ctrl-C ends.
 
 Without INPUT, the patients of the training data, predicted when they are chosen:
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.errors import TrainingFailed
-from jaxseg.viewer.pictures import Gallery, PatientRow, make_prediction, make_scan
+from jaxseg.viewer.pictures import Gallery, PatientRow, RegionRow, make_prediction, make_scan
 from jaxseg.viewer.serve import make_server
 
 SHAPE = (6, 8, 10)  # slices, rows, columns
@@ -34,24 +34,24 @@ def make_gallery(**changes) -> Gallery:
     truth = box(slice(2, 4), slice(2, 5), slice(3, 7))
     mask = box(slice(2, 5), slice(2, 5), slice(4, 8))
     probability = np.where(mask, 0.8, 0.2).astype(np.float32)
-    scans = [make_scan(volume(), truth, spacing) for spacing in ((), SPACING_MM, ())]
+    scans = [make_scan(volume(), truth[..., None], spacing) for spacing in ((), SPACING_MM, ())]
 
     def predict(n):
         if n == 2:
             raise TrainingFailed("the scan cannot be read")
-        return make_prediction(mask, probability)
+        return make_prediction(mask[..., None], probability[..., None])
 
     rows = (
-        PatientRow("p10", 0.6, 24, (("Dice", "0.600"), ("IoU", "0.429"))),
-        PatientRow("p9 <b>", 0.3, 240, (("Dice", "0.300"), ("IoU", "0.176"))),
-        PatientRow("p8", None, 2),
+        PatientRow("p10", (RegionRow(0.6, 24, (("Dice", "0.600"), ("IoU", "0.429"))),)),
+        PatientRow("p9 <b>", (RegionRow(0.3, 240, (("Dice", "0.300"), ("IoU", "0.176"))),)),
+        PatientRow("p8", (RegionRow(None, 2),)),
     )
     gallery = Gallery(
         title="a run, test",
         notes=("Predictions of step 3.",),
         volume_unit="voxels",
         rows=rows,
-        threshold=0.5,
+        thresholds=(0.5,),
         channel=0,
         scan=lambda n: scans[n],
         predict=predict,

@@ -29,5 +29,5 @@ def write_run(run: Path, config: Config, point: OperatingPoint) -> Path:
     state = state._replace(step=state.step + 1, weights=jax.tree.map(noise, state.weights))
     with checkpoint.open_checkpoints(run) as checkpoints:
         checkpoint.save(checkpoints, 1, state, 0.5)
-    operating.write(run, prepared.regions, [{"point": point._asdict()}])
+    operating.write(run, prepared.regions, [{"point": point._asdict()}] * len(prepared.regions))
     return run

@@ -12,12 +12,14 @@ from jaxseg.prediction import places, predictions
 from jaxseg.prediction.ensemble import read_ensemble
 from jaxseg.prediction.new_scans import find_all
 from jaxseg.prediction.results import read_records, read_result
+from jaxseg.scans.regions import Region, to_masks
 from jaxseg.scans.volume import Images
 from jaxseg.viewer.of_run import read_table
 from jaxseg.viewer.pictures import (
     Gallery,
     PatientRow,
     Prediction,
+    RegionRow,
     Scan,
     make_prediction,
     make_scan,
@@ -47,54 +49,60 @@ def open_predictions(
         UserError: no run, no scans, or none of them is predicted there.
     """
     ensemble = read_ensemble([run])
-    config = ensemble.config
+    config, regions = ensemble.config, ensemble.kind.regions
     table = read_table(folder / predictions.TABLE)
     found = find_all(inputs, ensemble, *_told(folder, table, patterns, fill))
     scans = _those_predicted(found, folder, table)
     rows = [table[scan.patient] for scan in scans]
     truths = find_truths(truth, folder, read_records(folder)) if truth else None
-    scores = read_table(folder / "evaluation" / "patients.csv") if truth else {}
+    scores = _scores(folder, regions) if truth else [{} for _ in regions]
     in_ml = all(row["volume_ml"] for row in rows)
     images: dict[int, Images | None] = {}  # of the series that were shown
 
     def scan(number: int) -> Scan:
         volume = scans[number].read()
         images[number] = volume.images
-        true = truths and _truth(truths, folder, scans[number].patient, volume.images)
-        return make_scan(volume.image, true, volume.spacing_mm, volume.affine is not None)
+        true = truths and _truth(truths, folder, scans[number].patient, regions, volume.images)
+        oriented = volume.affine is not None
+        return make_scan(volume.image, true, volume.spacing_mm, oriented, volume.voxel_mm3)
 
     shown = remember(scan)
 
     def predict(number: int) -> Prediction:
         size = shown(number).channels[0].numbers.shape
-        return _prediction(scans[number], folder, size, images[number])
+        return _prediction(scans[number], folder, size, regions, images[number])
 
     return Gallery(
         title=f"{folder.absolute().name} of {run.absolute().name}",
         notes=tuple(_notes(folder, scans, len(found), truth)),
         volume_unit="ml" if in_ml else "voxels",
-        rows=tuple(_row(row, in_ml, scores.get(row["patient"])) for row in rows),
-        threshold=None,  # several runs may have predicted, each with its own
+        rows=tuple(_row(row, in_ml, [s.get(row["patient"]) for s in scores]) for row in rows),
+        thresholds=None,  # several runs may have predicted, each with its own
         channel=config.dataset.shown_channel(len(ensemble.channels)),
         scan=shown,
         predict=remember(predict),
         channels=tuple(name.upper() for name in ensemble.kind.channels),
+        regions=tuple(region.name for region in regions),
     )
 
 
 def _prediction(
-    scan: FoundScan, folder: Path, size: tuple[int, ...], images: Images | None
+    scan: FoundScan,
+    folder: Path,
+    size: tuple[int, ...],
+    regions: Sequence[Region],
+    images: Images | None,
 ) -> Prediction:
     """Return what was predicted for a scan; UserError where that is of other files or voxels."""
     places.check_same(scan, folder)
     where = folder / scan.patient
-    mask, probability = (read_result(where / name, images) for name in ("mask", "probability"))
+    mask = read_result(where / "mask", images)
     if mask is None:
         raise UserError(f"{where}: no mask there")
     found = mask.values.shape
     if found != size:
         raise UserError(f"{where}: mask of {found} voxels, scan of {size}: predict anew")
-    return make_prediction(mask.values > 0, probability and probability.values)
+    return make_prediction(_masks(mask.values, regions), _probability(where, regions, images))
 
 
 def _those_predicted(
@@ -121,13 +129,41 @@ def _told(
     return patterns, fill
 
 
-def _truth(truths: Truths, folder: Path, patient: str, images: Images | None) -> np.ndarray | None:
+def _truth(
+    truths: Truths,
+    folder: Path,
+    patient: str,
+    regions: Sequence[Region],
+    images: Images | None,
+) -> np.ndarray | None:
     """Return the truth of a patient; None where there is no sound one, for it is not scored."""
     mask = read_result(folder / patient / "mask", images)
     try:
-        return read_truth(truths, patient, mask) > 0 if mask else None
+        return _masks(read_truth(truths, patient, mask), regions) if mask else None
     except UserError:
         return None
+
+
+def _masks(values: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+    """Return [D, H, W, K] bool of the values in a mask's file; of one region any but 0 is in."""
+    return values[..., None] > 0 if len(regions) == 1 else to_masks(values, regions) > 0
+
+
+def _probability(
+    patient: Path, regions: Sequence[Region], images: Images | None
+) -> np.ndarray | None:
+    """Return the probabilities [D, H, W, K] that `predict` wrote; None: not of every region."""
+    names = [f"probability_{r.name}" for r in regions] if len(regions) > 1 else ["probability"]
+    found = [read_result(patient / name, images) for name in names]
+    return None if None in found else np.stack([f.values for f in found], axis=-1)
+
+
+def _scores(folder: Path, regions: Sequence[Region]) -> list[dict[str, dict[str, str]]]:
+    """Return for each region patient -> row of what `evaluate --truth` wrote."""
+    path = folder / "evaluation" / "patients.csv"
+    if len(regions) == 1:
+        return [read_table(path)]
+    return [read_table(path, region.name) for region in regions]
 
 
 def _notes(
@@ -144,15 +180,23 @@ def _notes(
     return notes
 
 
-def _row(row: Mapping[str, str], in_ml: bool, score: Mapping[str, str] | None = None) -> PatientRow:
-    facts = [("predicted voxels", f"{int(row['voxels']):,}")]
+def _row(
+    row: Mapping[str, str], in_ml: bool, scores: Sequence[Mapping[str, str] | None]
+) -> PatientRow:
+    """Return the patient's line; `predict` measures the first region."""
+    first = [("predicted voxels", f"{int(row['voxels']):,}")]
     if row["volume_ml"]:
-        facts.insert(0, ("volume", f"{float(row['volume_ml']):.1f} ml"))
+        first.insert(0, ("volume", f"{float(row['volume_ml']):.1f} ml"))
     if row["mean_confidence"]:
-        facts.append(("largest component", f"{int(row['largest_component_voxels']):,}"))
-        facts.append(("mean confidence", f"{float(row['mean_confidence']):.3f}"))
+        first.append(("largest component", f"{int(row['largest_component_voxels']):,}"))
+        first.append(("mean confidence", f"{float(row['mean_confidence']):.3f}"))
     volume = float(row["volume_ml" if in_ml else "voxels"])
-    dice = float(score["dice"]) if score else None
-    if score:
-        facts.insert(0, ("Dice", f"{dice:.3f}"))
-    return PatientRow(row["patient"], dice, volume, tuple(facts))
+    unit = "mm" if row["volume_ml"] else "pixels"
+    regions = [_scored(score, unit) if score else RegionRow(None, None) for score in scores]
+    regions[0] = regions[0]._replace(volume=volume, facts=(*regions[0].facts, *first))
+    return PatientRow(row["patient"], tuple(regions))
+
+
+def _scored(score: Mapping[str, str], unit: str) -> RegionRow:
+    dice, distance = float(score["dice"]), float(score["hd95"])
+    return RegionRow(dice, None, (("Dice", f"{dice:.3f}"),), f"{distance:.1f} {unit}")

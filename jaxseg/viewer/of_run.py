@@ -1,7 +1,7 @@
 """A training run for the viewer: its patients, their scores, predictions on demand."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxseg.datasets.index import Patient
@@ -16,6 +16,7 @@ from jaxseg.viewer.pictures import (
     Gallery,
     PatientRow,
     Prediction,
+    RegionRow,
     Scan,
     make_prediction,
     make_scan,
@@ -42,42 +43,52 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
         raise UserError(f"the {split} split of this run has no patients")
     workdir.check_fits(run, prepared)
     run_trained = trained.load(run)
-    point, model = run_trained.points[0], trained.predictor(run_trained)
-    # What is shown is the first region.
+    points, model = run_trained.points, trained.predictor(run_trained)
 
     def scan(number: int) -> Scan:
         volume = prepared.volume(patients[number])
-        return make_scan(volume.image, volume.mask[..., 0] > 0, volume.spacing_mm)
+        known = {"voxel_mm3": volume.voxel_mm3, "stats": volume.stats}
+        return make_scan(volume.image, volume.mask > 0, volume.spacing_mm, **known)
 
     def predict(number: int) -> Prediction:
         volume = prepared.volume(patients[number])
-        probability = predict_volume(model, volume)[..., 0]
-        mask = operating.segment(probability, point, volume.spacing_mm, volume.affine)
-        return make_prediction(mask, probability)
+        probability = predict_volume(model, volume)
+        place = volume.spacing_mm, volume.affine
+        masks = operating.segment_regions(probability, points, *place)
+        return make_prediction(masks, probability)
 
     folder = run / "evaluation" / ("external" if source else split)
-    scores = read_table(folder / "patients.csv")
+    regions = run_trained.regions
+    scores = [read_table(folder / "patients.csv", name) for name in regions]
     return Gallery(
         title=f"{run.absolute().name}, {source or split}",
         notes=tuple(_notes(folder, run_trained, source, split)),
         volume_unit="ml" if any(p.spacing_mm for p in patients) else "voxels",
-        rows=tuple(_row(p, scores.get(p.id)) for p in patients),
-        threshold=point.threshold,
+        rows=tuple(_row(p, [table.get(p.id) for table in scores]) for p in patients),
+        thresholds=tuple(point.threshold for point in points),
         channel=config.dataset.shown_channel(prepared.num_channels),
         scan=remember(scan),
         predict=remember(predict),
         channels=tuple(name.upper() for name in run_trained.kind.channels),
+        regions=regions,
     )
 
 
-def read_table(path: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of a table by its column `patient`; none when there is no such file."""
+def read_table(path: Path, region: str | None = None) -> dict[str, dict[str, str]]:
+    """Return the rows of a table by its column `patient`; none when there is no such file.
+
+    Args:
+        path: of the table.
+        region: only its rows; tables of before there were regions have no such column. None: of
+            several regions the first.
+    """
     if not path.is_file():
         return {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            # Of several regions the first.
-            return {row["patient"]: row for row in reversed([*csv.DictReader(file)])}
+            rows = [*csv.DictReader(file)]
+            wanted = [row for row in rows if region in (None, row.get("region", region))]
+            return {row["patient"]: row for row in reversed(wanted)}
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not readable as a table of patients ({error})") from error
 
@@ -86,8 +97,6 @@ def _notes(folder: Path, run: trained.Trained, source: str | None, split: str) -
     """Return what has to be known before the pictures are believed."""
     step, point = run.step, run.points[0]
     notes = [f"Predictions of the best weights, step {step}."]
-    if len(run.regions) > 1:
-        notes.append(f"Shown is the region {run.regions[0]} of {', '.join(run.regions)}.")
     if not (folder / "scores.json").is_file():
         notes.append("Not scored yet: run python -m jaxseg.evaluate.")
     else:
@@ -105,28 +114,39 @@ def _notes(folder: Path, run: trained.Trained, source: str | None, split: str) -
     return notes
 
 
-def _row(patient: Patient, score: Mapping[str, str] | None) -> PatientRow:
-    """Return the patient's line in the list and the scores beside its picture."""
-    voxel_mm3 = patient.voxel_mm3
-    volume = sum(patient.tumour_pixels)
-    truth = ("truth", _volume(volume, voxel_mm3))
-    shown = _in_unit(volume, voxel_mm3)
-    if score is None:
-        return PatientRow(patient.id, None, shown, (truth, ("slices", str(patient.num_slices))))
-    change = score["volume_error"]
+def _row(patient: Patient, scores: Sequence[Mapping[str, str] | None]) -> PatientRow:
+    """Return the patient's line in the list and the scores of each region beside its picture."""
+    alone = len(scores) == 1
+    return PatientRow(
+        patient.id, tuple(_scored(patient, s) if s else _unscored(patient, alone) for s in scores)
+    )
+
+
+def _unscored(patient: Patient, alone: bool) -> RegionRow:
+    """Return a region without scores; the index knows the volume of all regions together only."""
+    voxels, voxel_mm3 = sum(patient.tumour_pixels), patient.voxel_mm3
+    label = "truth" if alone else "truth, all regions"
+    facts = (label, _volume(voxels, voxel_mm3)), ("slices", str(patient.num_slices))
+    return RegionRow(None, _in_unit(voxels, voxel_mm3) if alone else None, facts)
+
+
+def _scored(patient: Patient, score: Mapping[str, str]) -> RegionRow:
+    voxels, voxel_mm3 = int(score["truth_voxels"]), patient.voxel_mm3
+    change, distance = score["volume_error"], float(score["hd95"])
     unit = "mm" if voxel_mm3 else "pixels"
     facts = (
         ("Dice", f"{float(score['dice']):.3f}"),
         ("IoU", f"{float(score['iou']):.3f}"),
         ("sensitivity", f"{float(score['sensitivity']):.3f}"),
         ("precision", f"{float(score['precision']):.3f}"),
-        (f"HD95, {unit}", f"{float(score['hd95']):.1f}"),
-        truth,
+        (f"HD95, {unit}", f"{distance:.1f}"),
+        ("truth", _volume(voxels, voxel_mm3)),
         ("predicted", _volume(int(score["predicted_voxels"]), voxel_mm3)),
         ("volume error", f"{100 * float(change):+.1f} %" if change else "-"),
         ("empty slices hit", f"{score['false_positive_slices']} of {score['empty_slices']}"),
     )
-    return PatientRow(patient.id, float(score["dice"]), shown, facts)
+    size = _in_unit(voxels, voxel_mm3)
+    return RegionRow(float(score["dice"]), size, facts, f"{distance:.1f} {unit}")
 
 
 def _in_unit(voxels: int, voxel_mm3: float | None) -> float:

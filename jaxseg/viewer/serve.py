@@ -11,13 +11,14 @@ from pathlib import Path
 from jaxseg.errors import TrainingFailed, UserError
 from jaxseg.viewer.pictures import (
     Gallery,
-    cut,
     describe_gallery,
     describe_prediction,
     describe_scan,
     layer,
     nifti,
+    plane_bytes,
 )
+from jaxseg.viewer.review import lesions, preview
 
 HOST = "127.0.0.1"
 _PAGE = Path(__file__).parent / "page"
@@ -30,11 +31,14 @@ _TYPES = {
 _SCRIPTS = (
     *("viewer.js", "state.js", "controls.js", "patient.js", "moves.js", "pictures.js"),
     *("list.js", "planes.js", "layers.js", "draw.js", "readout.js", "space.js"),
+    *("regions.js", "threshold.js", "lesions.js", "tools.js", "save.js"),
 )
 _FILES = (*_SCRIPTS, "viewer.css", "icon.svg")
-_LAYER = "image-[0-9]|truth|prediction|probability"
+_LAYER = "image-[0-9]{1,2}|truth|prediction|probability-[0-9]{1,2}"
 _DESCRIPTION = re.compile("patient/([0-9]{1,6})/(scan|prediction).json")
 _PLANE = re.compile(f"patient/([0-9]{{1,6}})/({_LAYER})/([012])/([0-9]{{1,6}})")
+_LESIONS = re.compile("patient/([0-9]{1,6})/lesions-([0-9]{1,2}).json")
+_PREVIEW = re.compile("patient/([0-9]{1,6})/preview-([0-9]{1,2})/([0-9]{1,2}).json")
 _VOLUME = re.compile(f"patient/([0-9]{{1,6}})/({_LAYER}).nii.gz")
 _POLICY = (
     "default-src 'none'; script-src 'self'{wasm}; style-src 'self'; img-src 'self'{blob}; "
@@ -70,8 +74,13 @@ def answer(gallery: Gallery, niivue: Path | None, path: str) -> Answer:
         return _json(describe_prediction(gallery.predict(patient)))
     if found := _PLANE.fullmatch(path):
         volume = layer(gallery, _patient(gallery, found[1]), found[2])
-        plane = cut(volume, int(found[3]), int(found[4]))
-        return "application/octet-stream", plane.tobytes()
+        plane = plane_bytes(volume, int(found[3]), int(found[4]))
+        return "application/octet-stream", plane
+    if found := _LESIONS.fullmatch(path):
+        return _json(lesions(gallery, _patient(gallery, found[1]), int(found[2])))
+    if found := _PREVIEW.fullmatch(path):
+        asked = (int(number) for number in found.groups()[1:])
+        return _json(preview(gallery, _patient(gallery, found[1]), *asked))
     if niivue and path == "niivue.js":
         return _file(niivue)
     if niivue and (found := _VOLUME.fullmatch(path)):

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from fake_config import tiny_config
 from fake_gallery import SHAPE, SPACING_MM, box, make_gallery, serving, volume
+from fake_run import write_run
 
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.splits import split_patients
@@ -217,6 +218,18 @@ def test_the_scripts_import_each_other_one_way():
     assert sorted(order) == sorted(imports) and order[-1] == "viewer.js"
 
 
+def test_the_help_lists_every_key():
+    script = (PAGE / "controls.js").read_text()
+    table = script[script.index("const KEYS") : script.index("const BUTTONS")]
+    keys = re.findall(r'"?([^\s"]+?)"?: (?:\(\) =>|\w+,)', table)
+    page = (PAGE / "index.html").read_text()
+    names = {"ArrowUp": "&uarr;", "ArrowDown": "&darr;", "PageUp": "Page&nbsp;&uarr;"}
+    names |= {"PageDown": "Page&nbsp;&darr;", "Escape": "Esc", "=": "+"}
+    assert len(keys) > 30
+    for key in keys:
+        assert f"<kbd>{names.get(key, key)}</kbd>" in page, key
+
+
 def plane(server, patient, layer, axis, index, dtype=np.uint8):
     status, _, body = get(server, f"/{{token}}/patient/{patient}/{layer}/{axis}/{index}")
     assert status == 200, body
@@ -236,7 +249,7 @@ def test_planes_hold_the_voxels_that_their_axis_says(plain):
     truth = plane(plain, 0, "truth", 1, 3)
     assert truth.sum() == 8 and truth[2:4, 3:7].all()  # slices 2 and 3 of 6, from above
     assert plane(plain, 0, "prediction", 0, 4).sum() == 12
-    assert set(plane(plain, 0, "probability", 0, 3).ravel()) == {51, 204}  # 255 x 0.2 and 0.8
+    assert set(plane(plain, 0, "probability-0", 0, 3).ravel()) == {51, 204}  # 255 x 0.2 and 0.8
 
 
 @pytest.mark.parametrize(
@@ -267,10 +280,10 @@ def test_the_description_of_a_scan(plain):
     assert (first["offset"], first["step"], first["most"]) == (0, 1, 579)
     assert 0 < first["low"] < first["high"] < 579
     # The truth is slices 2 and 3, rows 2 to 4, columns 3 to 6.
-    areas = [[0, 0, 12, 12, 0, 0], [0, 0, 8, 8, 8, 0, 0, 0], [0, 0, 0, 6, 6, 6, 6, 0, 0, 0]]
+    areas = [[[0, 0, 12, 12, 0, 0], [0, 0, 8, 8, 8, 0, 0, 0], [0, 0, 0, 6, 6, 6, 6, 0, 0, 0]]]
     assert flat["truth"] == areas
     predicted = get_json(plain, "patient/0/prediction.json")
-    assert predicted["areas"][0] == [0, 0, 12, 12, 12, 0] and predicted["probability"]
+    assert predicted["areas"][0][0] == [0, 0, 12, 12, 12, 0] and predicted["probability"]
 
 
 def test_one_slice_has_no_planes_across():
@@ -280,12 +293,12 @@ def test_one_slice_has_no_planes_across():
 
 def test_a_layer_that_a_patient_lacks_is_not_there():
     scan = pictures.make_scan(volume(), None, ())
-    prediction = pictures.make_prediction(box(0, 0, 0), None)
+    prediction = pictures.make_prediction(box(0, 0, 0)[..., None], None)
     gallery = make_gallery(scan=lambda _: scan, predict=lambda _: prediction)
     with serving(gallery) as server:
         assert get_json(server, "patient/0/scan.json")["truth"] is None
         assert not get_json(server, "patient/0/prediction.json")["probability"]
-        for layer in ("truth", "probability"):
+        for layer in ("truth", "probability-0"):
             assert get(server, f"/{{token}}/patient/0/{layer}/0/0")[0] == 404
 
 
@@ -338,7 +351,7 @@ def test_a_volume_as_nifti():
     assert data[344:348] == b"n+1\0" and data[123] == 2
     numbers = np.frombuffer(data, "<u2", offset=352).reshape(SHAPE)
     np.testing.assert_allclose(intercept + slope * numbers, image[..., 0], atol=slope)
-    mask = gzip.decompress(pictures.nifti(scan, "truth", box(1, 2, 3)))
+    mask = gzip.decompress(pictures.nifti(scan, "truth", box(1, 2, 3)[..., None]))
     assert struct.unpack_from("<2h", mask, 70) == (2, 8) and mask[352 + 80 + 2 * 10 + 3] == 1
     assert sum(mask[352:]) == 1 and len(mask) == 352 + 480
 
@@ -383,20 +396,61 @@ def test_a_run_is_shown_as_it_was_scored(run):
     assert 0 < prediction.mask.sum() == int(score["predicted_voxels"])
     assert scan.truth.sum() == int(score["truth_voxels"])
     assert (scan.truth & prediction.mask).sum() == int(score["overlap_voxels"])
-    assert row.dice == float(score["dice"])
+    (region,) = row.regions
+    assert region.dice == float(score["dice"]) and region.hd95.endswith(" mm")
     assert gallery.volume_unit == "ml"
     assert gallery.channels == ("T1", "FLAIR", "T1C") and gallery.channel == 1
-    assert row.volume == pytest.approx(scan.truth.sum() * 10 / 1000)  # voxels of 10 mm3
-    assert dict(row.facts)["Dice"] == f"{row.dice:.3f}"
-    least = np.floor(255 * gallery.threshold)
+    assert region.volume == pytest.approx(scan.truth.sum() * 10 / 1000)  # voxels of 10 mm3
+    assert dict(region.facts)["Dice"] == f"{region.dice:.3f}"
+    least = np.floor(255 * gallery.thresholds[0])
     assert (prediction.probability >= least)[prediction.mask].all()
     assert scan.num_planes == 3 and gallery.channel == 1
     assert gallery.notes == ("Predictions of the best weights, step 2.",)
 
 
+def test_a_table_of_regions_is_read_by_region(tmp_path):
+    path = tmp_path / "patients.csv"
+    path.write_text("patient,dice,region\na,0.9,whole\na,0.5,core\nb,0.8,whole\n")
+    assert read_table(path, "core") == {"a": {"patient": "a", "dice": "0.5", "region": "core"}}
+    assert {name: row["dice"] for name, row in read_table(path).items()} == {"a": "0.9", "b": "0.8"}
+    path.write_text("patient,dice\na,0.9\n")  # of before there were regions
+    assert read_table(path, "tumour")["a"]["dice"] == "0.9"
+
+
+def test_all_regions_of_a_run_are_shown_as_they_were_scored(tmp_path):
+    config = tiny_config(tmp_path / "cache")
+    dataset = dataclasses.replace(config.dataset, name="brain_phantom_regions")
+    model = dataclasses.replace(config.model, num_classes=3)
+    config = dataclasses.replace(config, dataset=dataset, model=model)
+    points = [operating.OperatingPoint(threshold=t) for t in (0.4, 0.5, 0.6)]
+    run = write_run(tmp_path / "run", config, points[0])
+    names = workdir.region_names(run)
+    operating.write(run, names, [{"point": point._asdict()} for point in points])
+    before = open_run(run, "test", None)
+    assert before.thresholds == (0.4, 0.5, 0.6) and before.regions == names
+    (row,) = before.rows
+    assert [region.volume for region in row.regions] == [None] * 3  # only known of all together
+    assert row.regions[1].facts[0][0] == "truth, all regions"
+    threshold_baseline.find_baselines(run, *prepared_train(config))
+    of_runs.score_run(run, "test", None, None)
+    gallery = open_run(run, "test", None)
+    (row,), scan, prediction = gallery.rows, gallery.scan(0), gallery.predict(0)
+    for k, name in enumerate(names):
+        (score,) = read_table(run / "evaluation/test/patients.csv", name).values()
+        assert row.regions[k].dice == float(score["dice"])
+        assert row.regions[k].volume == scan.truth[..., k].sum() == int(score["truth_voxels"])
+        assert prediction.mask[..., k].sum() == int(score["predicted_voxels"])
+    assert scan.truth[..., 2].sum() < scan.truth[..., 0].sum()
+
+
+def prepared_train(config):
+    prepared = prepare(config.dataset)
+    return prepared, split_patients(prepared.patients, config.split)["train"]
+
+
 def test_what_is_not_an_honest_score_is_said(run):
     gallery = open_run(run, "train", None)
-    assert [row.dice for row in gallery.rows] == [None] * 4
+    assert [row.regions[0].dice for row in gallery.rows] == [None] * 4
     assert "Not scored yet: run python -m jaxseg.evaluate." in gallery.notes
     assert "These patients took part in the training: not an honest score." in gallery.notes
     assert "not an honest score" in open_run(run, "all", None).notes[-1]
@@ -428,7 +482,7 @@ def test_the_program_serves_until_ctrl_c(run):
         assert process.stdout.readline() == "Ctrl-C ends\n"
         address = f"http://127.0.0.1:{found[1]}/{found[2]}/patients.json"
         with urllib.request.urlopen(address) as response:
-            assert json.load(response)["patients"][0]["dice"] is not None
+            assert json.load(response)["patients"][0]["regions"][0]["dice"] is not None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         assert (out, err, process.returncode) == ("", "interrupted\n", 130)

@@ -10,29 +10,14 @@ import cv2
 import numpy as np
 import pytest
 from fake_gallery import make_gallery, serving
+from viewer_page import DRAWN, of_plane, pixel, text
 
 from jaxseg.scoring.contours import PREDICTION, TRUTH
 from jaxseg.viewer import serve
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
 
-DRAWN = "(document.querySelector('.plane canvas')?.dataset.drawn ?? '')"
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-# A function of the n-th plane of patient 1: its canvas and where the picture lies on it.
-PLANE = """(async () => {
-  const {placement} = await import("./draw.js"), {planeShape} = await import("./planes.js");
-  const scan = await (await fetch("patient/1/scan.json")).json(), shape = planeShape(scan, %d);
-  const canvas = document.querySelectorAll(".plane canvas")[%d], at = placement(canvas, shape);
-  const corner = canvas.getBoundingClientRect();
-  return (%s);
-})()"""
-PIXEL = """(() => {
-  const x = at.x + (%d + .5) * at.width / shape.width;
-  const y = at.y + (%d + .5) * at.height / shape.height;
-  const context = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
-  context.drawImage(canvas, -Math.floor(x), -Math.floor(y));
-  return [...context.getImageData(0, 0, 1, 1).data];
-})()"""
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +56,6 @@ def picture(page, request, tmp_path):
         return cv2.imread(str(path))
 
     return write
-
-
-def text(page, selector: str) -> str:
-    return page.run(f"document.querySelector({selector!r}).textContent")
-
-
-def of_plane(page, axis: int, expression: str):
-    return page.run(PLANE % (axis, axis, expression))
-
-
-def pixel(page, x: int, y: int) -> tuple[int, ...]:
-    """Return the colour at the middle of a pixel of patient 1's slice."""
-    page.run("new Promise(requestAnimationFrame)")
-    return tuple(of_plane(page, 0, PIXEL % (x, y))[:3])
 
 
 def colour(name: str) -> tuple[int, ...]:
@@ -181,7 +152,7 @@ def test_overlays_are_drawn_where_the_masks_are(page, picture):
     page.key("h")
     page.key("P")
     page.key("m")
-    page.wait(f"{DRAWN}.endsWith('probability')")
+    page.wait(f"{DRAWN}.endsWith('probability-0')")
     high, low = pixel(page, 7, 3), pixel(page, 0, 0)
     assert high[0] > 200 and high[0] > high[2]  # bright for 0.8
     assert low[0] < high[0] and low[1] < high[1]
@@ -208,7 +179,7 @@ def test_the_dice_of_the_slice_and_the_voxel_under_the_pointer(page):
     # Slice 2: truth 12 pixels, prediction 12, both 9.
     assert text(page, "#slice-dice") == "Dice of this slice 0.750"
     page.key("m")
-    page.wait(f"{DRAWN}.endsWith('probability')")
+    page.wait(f"{DRAWN}.endsWith('probability-0')")
     x, y = page.run(
         "(({left, top, width, height}) => [left + width / 2 + 2, top + height / 2 + 2])"
         "(document.querySelector('.plane canvas').getBoundingClientRect())"
@@ -216,7 +187,7 @@ def test_the_dice_of_the_slice_and_the_voxel_under_the_pointer(page):
     page.mouse("mouseMoved", x, y)
     page.wait("document.getElementById('where').textContent.includes('row')")
     # The middle of 8 rows and 10 columns: voxel (2, 4, 5), intensity 245.
-    assert text(page, "#where") == "row 5, column 6: intensity 245, probability 0.80"
+    assert text(page, "#where") == "slice 3, row 5, column 6: intensity 245, probability 0.80"
     page.key("Home")
     page.wait(f"{DRAWN}.startsWith('1 0 ')")
     assert text(page, "#slice-dice") == "no tumour in this slice"

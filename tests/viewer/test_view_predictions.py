@@ -14,6 +14,7 @@ from fake_volumes import oblique_affine, write_nifti, write_series
 from jaxseg.config import Dataset
 from jaxseg.errors import UserError
 from jaxseg.layouts.find import find_scans
+from jaxseg.layouts.kinds import KINDS
 from jaxseg.prediction import predictions
 from jaxseg.runs import workdir
 from jaxseg.viewer.of_predictions import open_predictions
@@ -79,8 +80,8 @@ def test_a_prediction_comes_back_as_it_was_written(kind, run, tmp_path):
 
     gallery = open_predictions(run, [tmp_path / "scans"], output, None, "flair")
     scan, prediction = gallery.scan(0), gallery.predict(0)
-    np.testing.assert_array_equal(prediction.mask, mask)
-    np.testing.assert_allclose(prediction.probability / 255, probability, atol=1.01 / 255)
+    np.testing.assert_array_equal(prediction.mask, mask[..., None])
+    np.testing.assert_allclose(prediction.probability[..., 0] / 255, probability, atol=1.01 / 255)
     for channel, pixels in zip(scan.channels, np.moveaxis(volume.image, -1, 0), strict=True):
         np.testing.assert_array_equal(channel.offset + channel.step * channel.numbers, pixels)
     assert scan.truth is None
@@ -89,12 +90,67 @@ def test_a_prediction_comes_back_as_it_was_written(kind, run, tmp_path):
     assert scan.spacing_mm == volume.spacing_mm
 
     (shown,) = gallery.rows
-    assert (shown.patient, shown.dice) == (found.patient, None)
+    (region,) = shown.regions
+    assert (shown.patient, region.dice) == (found.patient, None)
     assert gallery.volume_unit == ("voxels" if kind == "png" else "ml")
     size = mask.sum() if kind == "png" else mask.sum() * np.prod(volume.spacing_mm) / 1000
-    assert shown.volume == pytest.approx(size)
-    assert dict(shown.facts)["predicted voxels"] == str(mask.sum())
+    assert region.volume == pytest.approx(size)
+    assert dict(region.facts)["predicted voxels"] == str(mask.sum())
     assert gallery.channel == 1
+
+
+def test_regions_come_back_from_the_labels_that_predict_wrote(tmp_path):
+    """With probabilities and truth of each; ids of scores are of the region's rows."""
+    config = tiny_config(tmp_path / "cache")
+    dataset = dataclasses.replace(config.dataset, name="brain_phantom_regions", flair_channel=1)
+    workdir.claim(tmp_path / "run", dataclasses.replace(config, dataset=dataset), NOTHING, {})
+    pytest.importorskip("nibabel")
+    write_scan(tmp_path / "scans", "nifti")
+    (found,) = find_scans(tmp_path / "scans", Dataset(), NAMES, "flair")
+    volume, output = found.read(), tmp_path / "out"
+    labels = np.zeros(volume.image.shape[:3], np.uint8)
+    labels[1:6, 1:5, 1:5], labels[2:5, 2:4, 2:4], labels[3, 2, 2:4] = 2, 1, 4
+    row = predictions.measure(found.patient, "x", labels > 0, labels / 4, volume.spacing_mm)
+    names = [region.name for region in KINDS["brain_phantom_regions"].regions]
+    ramp = np.linspace(0, 1, labels.size, dtype=np.float32).reshape(labels.shape)
+
+    def write(folder):
+        volume.write(folder / "mask", labels)
+        for k, name in enumerate(names):
+            volume.write(folder / f"probability_{name}", ramp / (k + 1))
+
+    output.mkdir()
+    predictions.keep(
+        output, row, {"scan": {"path": str(found.path), "sha256": found.digest()}}, write
+    )
+    predictions.write_table(output)
+    truth = labels.copy()
+    truth[1] = 0
+    (tmp_path / "truth").mkdir()
+    volume.write(tmp_path / "truth" / f"{found.patient}_mask", truth)
+    scores = ["patient,dice,hd95,region"]
+    scores += [f"{found.patient},0.{k + 5},{k},{name}" for k, name in enumerate(names)]
+    (output / "evaluation").mkdir()
+    (output / "evaluation/patients.csv").write_text("\n".join(scores))
+
+    asked = tmp_path / "run", [tmp_path / "scans"], output, None, "flair", tmp_path / "truth"
+    gallery = open_predictions(*asked)
+    prediction, scan = gallery.predict(0), gallery.scan(0)
+    expected = np.stack([labels > 0, np.isin(labels, (1, 4)), labels == 4], axis=-1)
+    np.testing.assert_array_equal(prediction.mask, expected)
+    expected[1] = False
+    np.testing.assert_array_equal(scan.truth, expected)
+    for k in range(3):
+        np.testing.assert_allclose(
+            prediction.probability[..., k] / 255, ramp / (k + 1), atol=1.01 / 255
+        )
+    assert gallery.regions == tuple(names)
+    (shown,) = gallery.rows
+    assert [region.dice for region in shown.regions] == [0.5, 0.6, 0.7]
+    assert [region.hd95 for region in shown.regions] == ["0.0 mm", "1.0 mm", "2.0 mm"]
+    assert scan.voxel_mm3 == pytest.approx(volume.voxel_mm3)
+    (output / found.patient / f"probability_{names[1]}.nii.gz").unlink()
+    assert open_predictions(*asked).predict(0).probability is None
 
 
 def write_mask(volume, mask: np.ndarray, folder: Path):
@@ -121,7 +177,7 @@ def test_a_name_too_long_for_a_folder_is_cut_and_told_apart(run, tmp_path):
     gallery = open_predictions(run, [tmp_path / "scans"], tmp_path / "out", None, "flair")
     assert [row.patient for row in gallery.rows] == [scan.patient for scan in found]
     for number in (0, 1):
-        assert gallery.predict(number).mask.any((1, 2)).nonzero()[0].tolist() == [number]
+        assert gallery.predict(number).mask.any((1, 2, 3)).nonzero()[0].tolist() == [number]
 
 
 def test_without_probabilities_and_with_scans_not_predicted(run, tmp_path):
@@ -141,7 +197,7 @@ def test_without_probabilities_and_with_scans_not_predicted(run, tmp_path):
     assert gallery.notes[1] == "1 of 2 scans are not predicted."
     prediction = gallery.predict(0)
     assert not prediction.mask.any() and prediction.probability is None
-    assert gallery.rows[0].facts == (("predicted voxels", "0"),)
+    assert gallery.rows[0].regions[0].facts == (("predicted voxels", "0"),)
     (tmp_path / "scans/a/slice_10.png").unlink()
     fresh = open_predictions(run, [tmp_path / "scans"], output, None, "flair")
     with pytest.raises(UserError, match=r"mask of \(11, 7, 6\) voxels, scan of \(10, 7, 6\)"):

@@ -14,7 +14,7 @@ from fake_gallery import SPACING_MM, make_gallery, serving
 
 from jaxseg.errors import TrainingFailed
 from jaxseg.viewer import serve
-from jaxseg.viewer.pictures import PatientRow, make_prediction, make_scan
+from jaxseg.viewer.pictures import PatientRow, RegionRow, make_prediction, make_scan
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
 
@@ -47,6 +47,8 @@ WATCH = """(() => {
       captions: every(".plane output", output => output.textContent),
       voxel: text("#where"),
       dice: text("#slice-dice"),
+      lesion: text("#lesion"),
+      preview: text("#scores-of"),
       level: text("#level-value"),
       channels: every("#channel option", option => option.value).length,
       third: brightest(document.getElementById("profile"), 3, 1, .5),
@@ -93,7 +95,9 @@ def make_patient(n: int):
     truth, mask = np.zeros(image.shape[:3], bool), np.zeros(image.shape[:3], bool)
     truth[third][quarter] = True
     mask[third, row : row + ROWS, column : column + n + 2] = True
-    return make_scan(image.repeat(n + 1, axis=3), truth, SPACING_MM), make_prediction(mask, None)
+    scan = make_scan(image.repeat(n + 1, axis=3), truth[..., None], SPACING_MM)
+    probability = 0.9 * mask[..., None].astype(np.float32)
+    return scan, make_prediction(mask[..., None], probability)
 
 
 def dark(n: int) -> int:
@@ -118,7 +122,7 @@ def slow_prediction(n: int):
 
 
 def gallery(scan=slow_scan, predict=slow_prediction):
-    rows = tuple(PatientRow(f"p{n}", 0.1 * n, 240) for n in range(3))
+    rows = tuple(PatientRow(f"p{n}", (RegionRow(0.1 * n, 240),)) for n in range(3))
     return make_gallery(rows=rows, scan=scan, predict=predict)
 
 
@@ -156,11 +160,13 @@ def foreign(look: dict) -> list[str]:
         "drawn": all(drawn is None or drawn.startswith(f"{n} ") for drawn in look["drawn"]),
         "quarter": look["quarter"] in (None, n),
         "captions": all(
-            caption == "" or caption.endswith(f" of {size}")
-            for caption, size in zip(look["captions"], shape, strict=False)
+            caption == "" or caption.endswith(f" of {shape[0] if ',' in caption else size}")
+            for caption, size in zip(look["captions"], (*shape, 0), strict=False)
         ),
         "voxel": intensity is None or intensity == dark(n) or 0 <= intensity - bright(n) < 100,
-        "dice": look["dice"] in ("", f"Dice of this slice {dice:.3f}"),
+        "dice": look["dice"].removesuffix(", preview") in ("", f"Dice of this slice {dice:.3f}"),
+        "lesion": look["lesion"].split(";")[0] in ("", lesion_of(n)),
+        "preview": "Dice" not in look["preview"] or f"Dice {dice:.3f} at 0.40" in look["preview"],
         "level": look["level"] in ("", f"{(channel.low + channel.high) / 2:.0f}"),
         "channels": look["channels"] in (0, n + 1),
         "third": look["third"] in (None, n),
@@ -168,6 +174,12 @@ def foreign(look: dict) -> list[str]:
         "wrong": not look["wrong"],
     }
     return [name for name, right in ours.items() if not right]
+
+
+def lesion_of(n: int) -> str:
+    slices = 2 + n  # a third of them
+    truth, mask = slices * ROWS * COLUMNS, slices * ROWS * (n + 2)
+    return f"lesion 1 of 1: truth {truth} voxels, prediction {mask} voxels"
 
 
 def switch(page, keys: str, seconds: tuple[float, ...]):
@@ -251,6 +263,27 @@ def test_the_rendering_of_a_patient_stands_beside_its_own_name_only(chromium, tm
         chromium.run("release()")
         wait(chromium, 0, rendered)
         time.sleep(0.5)
+
+
+def test_lesions_thresholds_and_sequences_stay_with_their_patient(chromium):
+    with watched(chromium, gallery()):
+        chromium.wait(f"{DRAWN}.endsWith('prediction')")
+        chromium.key("a")
+        chromium.run("import('./threshold.js').then(module => { window.threshold = module })")
+        for key, pause in [("j", 0.4), ("j", 1.2), ("k", 0.02), ("k", 0.7)] * 3:
+            chromium.key("l")
+            chromium.run("void threshold.tryThreshold(40)")
+            time.sleep(pause / 2)
+            chromium.run("void threshold.tryThreshold(40)")
+            switch(chromium, key, (pause,))
+        for key, n in (("j", 1), ("j", 2), ("k", 1), ("k", 0)):
+            chromium.key(key)
+            wait(chromium, n, shown_in_full)
+            chromium.key("l")
+            chromium.run("void threshold.tryThreshold(40)")
+            wait(chromium, n, lambda look: look["lesion"] and "Dice" in look["preview"])
+    for part in ("lesion", "preview"):
+        assert len({look[part] for look in chromium.seen if look[part]}) > 2
 
 
 def test_who_comes_back_to_a_patient_finds_it_read_once(chromium):

@@ -1,10 +1,14 @@
 // The controls and the keys of the picture: what they show and what they do.
 
 import {actions, chooseChannel, goToTumour, resetWindow, setWindow} from "./moves.js";
-import {chooseNext} from "./patient.js";
-import {showSpace} from "./pictures.js";
-import {short} from "./readout.js";
+import {goToLesion, lesionText} from "./lesions.js";
+import {chooseNext, chooseRegion} from "./patient.js";
+import {openPlanes, showSpace} from "./pictures.js";
+import {markThreshold, short} from "./readout.js";
+import {savePicture} from "./save.js";
 import {$, gallery, state, update, view} from "./state.js";
+import {backToOperatingPoint, operatingPercent, scoresText, tryThreshold} from "./threshold.js";
+import {clearRuler, fit, zoomAtCursor} from "./tools.js";
 
 const OVERLAYS = ["truth-contour", "truth-filled", "prediction-contour", "prediction-filled", "probability", "opacity", "hidden"];
 const KEYS = {
@@ -20,6 +24,15 @@ const KEYS = {
   m: () => toggle("probability"), h: () => toggle("hidden"),
   "[": () => fade(-10), "]": () => fade(10),
   r: resetWindow, d: toggleTheme, v: toggleSpace, "?": () => $("help").showModal(),
+  e: () => chooseRegion(state.region + 1),
+  l: () => goToLesion(1), L: () => goToLesion(-1),
+  z: () => chooseTool("zoom"), u: () => chooseTool("ruler"), Escape: () => { chooseTool("cursor"); clearRuler(); },
+  "+": () => zoomAtCursor(1.5), "=": () => zoomAtCursor(1.5), "-": () => zoomAtCursor(1 / 1.5), f: fit,
+  a: toggleSequences, x: nextAxis, s: savePicture, o: backToOperatingPoint,
+};
+const BUTTONS = {
+  "previous-worst": "N", "next-worst": "n", "help-button": "?", "previous-lesion": "L", "next-lesion": "l",
+  zoom: "z", ruler: "u", larger: "+", smaller: "-", fit: "f", sequences: "a", save: "s", operating: "o",
 };
 
 export function showControls() {
@@ -29,9 +42,23 @@ export function showControls() {
   const known = {truth: view.scan?.truth, prediction: view.prediction};
   for (const name of ["truth", "prediction"])
     for (const way of ["contour", "filled"]) $(`${name}-${way}`).disabled = !known[name];
-  $("probability").disabled = !view.prediction?.probability;
+  $("probability").disabled = $("threshold").disabled = !view.prediction?.probability;
+  showThreshold();
+  $("lesion").textContent = lesionText();
+  for (const tool of ["zoom", "ruler"]) $(tool).setAttribute("aria-pressed", state.tool === tool);
+  $("sequences").setAttribute("aria-pressed", state.sequences);
+  $("planes").dataset.tool = state.tool;
   if (view.scan) showWindow();
   else clearWindow();
+}
+
+function showThreshold() {
+  const percent = view.preview?.percent ?? operatingPercent();
+  $("threshold").value = percent ?? 50;
+  $("threshold-value").textContent = percent === null ? "–" : (percent / 100).toFixed(2);
+  $("operating").disabled = !view.preview;
+  $("scores-of").textContent = scoresText();
+  markThreshold($("legend"), percent);
 }
 
 function clearWindow() {
@@ -53,8 +80,8 @@ function showWindow() {
 }
 
 export function connectControls() {
-  $("previous-worst").addEventListener("click", KEYS.N);
-  $("next-worst").addEventListener("click", KEYS.n);
+  for (const [id, key] of Object.entries(BUTTONS)) $(id).addEventListener("click", () => KEYS[key]());
+  $("threshold").addEventListener("input", () => tryThreshold(Number($("threshold").value)));
   $("channel").addEventListener("change", () => chooseChannel(Number($("channel").value)));
   for (const id of ["level", "width"])
     $(id).addEventListener("input", () => setWindow(Number($("level").value), Number($("width").value)));
@@ -64,13 +91,34 @@ export function connectControls() {
     view.scan && actions.go(0, Math.floor(event.offsetX / $("profile").clientWidth * view.scan.shape[0])));
   $("space-button").addEventListener("click", toggleSpace);
   $("theme-button").addEventListener("click", toggleTheme);
-  $("help-button").addEventListener("click", KEYS["?"]);
   addEventListener("keydown", onKey);
   addEventListener("pointerup", () => document.activeElement.matches("input:not([type=search])") && document.activeElement.blur());
 }
 
 function toggle(id) {
   if (!$(id).disabled) $(id).checked = !$(id).checked;
+  update();
+}
+
+// The same tool again: back to the cursor.
+function chooseTool(tool) {
+  state.tool = state.tool === tool ? "cursor" : tool;
+  update();
+}
+
+function toggleSequences() {
+  state.sequences = !state.sequences;
+  reopen();
+}
+
+function nextAxis() {
+  if (!view.scan || !state.sequences) return;
+  state.axis = (Math.min(state.axis, view.scan.num_planes - 1) + 1) % view.scan.num_planes;
+  reopen();
+}
+
+function reopen() {
+  if (view.scan) openPlanes(actions);
   update();
 }
 

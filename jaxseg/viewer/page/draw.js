@@ -46,15 +46,21 @@ export function rgb(colour) {
   return [1, 3, 5].map(i => parseInt(colour.slice(i, i + 2), 16));
 }
 
-// Where the picture lies on the canvas: as large as fits, in proportion.
+// Where the picture lies on the canvas: in proportion, as large as fits times the zoom (1), its
+// centre {x, y} (the middle), in pixels of the plane, in the middle of the canvas.
 export function placement(canvas, plane) {
-  const scale = Math.min(canvas.width / (plane.width * plane.stepX), canvas.height / (plane.height * plane.stepY));
+  const fitting = Math.min(canvas.width / (plane.width * plane.stepX), canvas.height / (plane.height * plane.stepY));
+  const scale = fitting * (plane.zoom ?? 1), centre = plane.centre ?? {x: plane.width / 2, y: plane.height / 2};
   const width = plane.width * plane.stepX * scale, height = plane.height * plane.stepY * scale;
-  return {x: (canvas.width - width) / 2, y: (canvas.height - height) / 2, width, height};
+  return {
+    x: canvas.width / 2 - centre.x * width / plane.width,
+    y: canvas.height / 2 - centre.y * height / plane.height,
+    width, height,
+  };
 }
 
-// Draw a plane: {width, height, stepX, stepY, grey, fills, contours, cross, letters}.
-// fills: [{values, most (of the values), colour (none: by heat)}]; contours: [{edges, colour, thickness}].
+// Draw a plane: {width, height, stepX, stepY, zoom, centre, grey, fills, contours, cross, ruler, letters}.
+// ruler: {from, to, text}, from and to in pixels of the plane with fractions. fills: [{values, most (of the values), colour (none: by heat)}]; contours: [{edges, colour, thickness, strength}].
 export function drawPlane(canvas, plane, opacity) {
   const density = window.devicePixelRatio || 1;
   canvas.width = Math.round(canvas.clientWidth * density);
@@ -72,16 +78,18 @@ export function drawPlane(canvas, plane, opacity) {
       pixels.set(colour ?? heat(share), 4 * i);
       pixels[4 * i + 3] = 255 * opacity * (colour ? 1 : Math.min(1, .1 + 1.5 * share));
     });
-  for (const {edges, colour, thickness} of plane.contours) {
+  for (const {edges, colour, thickness, strength} of plane.contours) {
     context.beginPath();
     for (const [x0, y0, x1, y1] of edges) {
       context.moveTo(at.x + x0 * at.width / plane.width, at.y + y0 * at.height / plane.height);
       context.lineTo(at.x + x1 * at.width / plane.width, at.y + y1 * at.height / plane.height);
     }
-    Object.assign(context, {strokeStyle: colour, lineWidth: thickness * density, lineCap: "square"});
+    Object.assign(context, {strokeStyle: colour, lineWidth: thickness * density, lineCap: "square", globalAlpha: strength});
     context.stroke();
   }
+  context.globalAlpha = 1;
   if (plane.cross) drawCross(context, plane, at, density);
+  if (plane.ruler) drawRuler(context, plane, at, density);
   drawLetters(context, plane.letters, density);
 }
 
@@ -107,6 +115,23 @@ function drawCross(context, plane, at, density) {
   }
   Object.assign(context, {strokeStyle: "rgb(110 190 255 / .75)", lineWidth: density});
   context.stroke();
+}
+
+function drawRuler(context, plane, at, density) {
+  const [from, to] = [plane.ruler.from, plane.ruler.to].map(({x, y}) => ({
+    x: at.x + x * at.width / plane.width, y: at.y + y * at.height / plane.height}));
+  context.beginPath();
+  context.moveTo(from.x, from.y);
+  context.lineTo(to.x, to.y);
+  for (const {x, y} of [from, to]) context.rect(x - 2 * density, y - 2 * density, 4 * density, 4 * density);
+  Object.assign(context, {strokeStyle: "#ffe45c", lineWidth: 1.5 * density, lineCap: "butt"});
+  context.stroke();
+  const right = to.x > context.canvas.width * .7, x = to.x + (right ? -8 : 8) * density;
+  Object.assign(context, {
+    font: `600 ${13 * density}px system-ui, sans-serif`, fillStyle: "#ffe45c", shadowColor: "#000",
+    shadowBlur: 3 * density, textAlign: right ? "right" : "left", textBaseline: "middle"});
+  context.fillText(plane.ruler.text, x, to.y);
+  context.shadowBlur = 0;
 }
 
 // Names of the directions at the left, right, upper and lower edge.

@@ -1,8 +1,9 @@
-// Changes of what is shown of the patient: the position, the channel and its window.
+// Changes of what is shown of the patient: the position, the channel and its window; what the mouse does.
 
 import {showReadout, showSpace} from "./pictures.js";
 import {fromPlane} from "./planes.js";
 import {state, update, view} from "./state.js";
+import {frame, measure, pan, zoomAtPixel} from "./tools.js";
 
 export function moveTo(position) {
   if (!view.scan) return;
@@ -10,18 +11,19 @@ export function moveTo(position) {
   update();
 }
 
-// Go where truth, else prediction, has the most voxels along each axis.
+// Go where the truth of the region, else its prediction, has the most voxels along each axis.
 export function goToTumour() {
   if (!view.scan) return;
-  const areas = view.scan.truth?.[0].some(Boolean) ? view.scan.truth : view.prediction?.areas;
+  const [truth, prediction] = [view.scan.truth, view.prediction?.areas].map(areas => areas?.[state.region]);
+  const areas = truth?.[0].some(Boolean) ? truth : prediction;
   if (areas?.[0].some(Boolean)) moveTo(areas.map(along => along.indexOf(Math.max(...along))));
 }
 
-export function setWindow(level, width) {
+export function setWindow(level, width, channel = state.channel) {
   if (!view.scan) return;
-  const {offset, most} = view.scan.channels[state.channel];
+  const {offset, most} = view.scan.channels[channel];
   const half = Math.max(width, (most - offset) / 1000) / 2;
-  view.windows[state.channel] = {low: level - half, high: level + half};
+  view.windows[channel] = {low: level - half, high: level + half};
   update();
 }
 
@@ -41,17 +43,26 @@ export function chooseChannel(channel) {
 export const actions = {
   go: (axis, index) => moveTo(view.position.with(axis, index)),
   step: (axis, by) => moveTo(view.position.with(axis, view.position[axis] + by)),
-  point(axis, pixel, moved) {
+  frame: axis => view.scan && frame(axis),
+  point(axis, pixel) {
     if (!view.scan) return;
     view.pointed = pixel && fromPlane(view.scan, axis, pixel, view.position);
-    if (view.pointed && moved && view.scan.num_planes > 1) moveTo(view.pointed);
-    else showReadout();
+    showReadout();
   },
+  press(axis, place, first, moved) {
+    if (state.tool === "ruler") measure(axis, place, first);
+    else if (state.tool === "zoom") pan(axis, moved);
+    else if (view.pointed && (view.scan.num_planes > 1 || state.sequences)) moveTo(view.pointed);
+  },
+  pan,
+  zooms: event => event.ctrlKey || event.metaKey || state.tool === "zoom",
+  zoom: zoomAtPixel,
   leave() { view.pointed = null; showReadout(); },
-  window(across, down) {
+  window(across, down, channel) {
     if (!view.scan) return;
-    const {offset, most} = view.scan.channels[state.channel], {low, high} = view.windows[state.channel];
+    const number = channel ?? state.channel;
+    const {offset, most} = view.scan.channels[number], {low, high} = view.windows[number];
     const speed = (most - offset) / 500;
-    setWindow((low + high) / 2 + down * speed, high - low + across * speed);
+    setWindow((low + high) / 2 + down * speed, high - low + across * speed, number);
   },
 };

@@ -13,6 +13,11 @@ export const state = {
   order: [],  // the list as shown: numbers in gallery.patients
   worst: [],  // all with a Dice, the worst first
   space: false,  // 3D instead of planes
+  region: 0,  // looked at: of the list, facts, threshold, lesions
+  hidden: new Set(),  // regions
+  tool: "cursor",  // of the left button: cursor, zoom or ruler
+  sequences: false,  // all channels of one plane instead of all planes of one channel
+  axis: 0,  // of that plane
 };
 export let view = emptyView(null);
 
@@ -21,8 +26,13 @@ function emptyView(patient) {
     patient,  // number in gallery.patients
     scan: null,  // until it is read
     prediction: null,
+    preview: null,  // threshold that is tried: {percent, dice, areas}
     position: [0, 0, 0],  // slice, row, column
     pointed: null,  // voxel under the pointer
+    zoom: 1, centre: null,  // [slice, row, column], voxel i from i to i + 1; null: all is shown
+    ruler: null,  // {axis, index, from, to}, in pixels of the plane
+    lesions: null,  // promise of the answer
+    lesion: null,  // that was gone to
     windows: [],  // {low, high} of each channel
     planes: [],
   };

@@ -1,18 +1,11 @@
 // The page: puts its parts together, keeps the list of patients, and opens the first.
 
 import {connectControls, showControls} from "./controls.js";
-import {markChosen, ordered, showList, showSort, worstFirst} from "./list.js";
-import {choose} from "./patient.js";
+import {choose, chooseRegion, sortList} from "./patient.js";
 import {drawPictures} from "./pictures.js";
 import {drawLegend} from "./readout.js";
-import {$, gallery, onUpdate, state, view} from "./state.js";
-
-function sortList() {
-  state.order = ordered(gallery.patients, state.sort, $("filter").value);
-  showList($("rows"), gallery.patients, state.order, gallery.volume_unit, choose);
-  showSort(document.querySelectorAll("[data-sort]"), state.sort, gallery.volume_unit);
-  markChosen($("rows"), view.patient);
-}
+import {openRegions} from "./regions.js";
+import {$, gallery, onUpdate, state} from "./state.js";
 
 function connectList() {
   for (const button of document.querySelectorAll("[data-sort]"))
@@ -30,11 +23,12 @@ function start() {
   document.title = `${gallery.title} – jaxseg`;
   $("title").textContent = gallery.title;
   $("notes").textContent = $("notes").title = gallery.notes.join(" ");
-  state.worst = worstFirst(gallery.patients);
-  document.body.classList.toggle("unscored", !state.worst.length);
-  if (state.worst.length) state.sort.by = "dice";
+  const scored = gallery.patients.some(({regions}) => regions.some(({dice}) => dice !== null));
+  document.body.classList.toggle("unscored", !scored);
+  if (scored) state.sort.by = "dice";
   $("space-row").hidden = !gallery.niivue;
-  drawLegend($("legend"), gallery.threshold);
+  drawLegend($("legend"));
+  openRegions(chooseRegion);
   onUpdate(showControls, drawPictures);
   connectList();
   connectControls();
