@@ -36,7 +36,7 @@ def write(folder: Path, volumes: Iterable[Volume]):
             row = _row(volume, points, file.tell())
             checksum = 0
             for part in (np.concatenate(points), volume.image, _packed(volume.mask)):
-                content = np.ascontiguousarray(part).data.cast("B")
+                content = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
                 checksum = zlib.crc32(content, checksum)
                 file.write(content)
             row["checksum"] = zlib.crc32(row.tobytes()[4:], checksum)
