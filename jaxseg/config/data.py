@@ -93,7 +93,7 @@ class Split:
     salt: int = 0  # another salt, another random split
     num_folds: int = 0  # above 0: k folds instead of fractions
     fold: int = 0  # test = this fold, validation = the next one, train = the others
-    train: tuple[str, ...] = ()  # explicit lists of patient ids instead of the above
+    train: tuple[str, ...] = ()  # explicit lists of ids of patients or persons instead
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
 

@@ -3,9 +3,9 @@
 A box of a scan is a copy out of the system's page cache; nothing else of the scan is read, after
 its checksum has been verified once. Of each scan the file holds some voxels of each region, the
 image in its own integers and one bit for each region and voxel: a byte up to eight regions. No
-records are written beside it. So a scan takes C times the bytes of an intensity, plus 1, for each
-voxel of the head's box, and at most `MOST_POINTS` times 12 bytes for each region; whatever the
-source takes without compression, for a BraTS scan about a third of it.
+records are written beside it. So a scan takes C times the bytes of an intensity, plus 1 up to eight
+regions, for each voxel of the box of its head, and at most 12 `MOST_POINTS` bytes for each region:
+31 MB for BraTS2021_00006, whose five files have 80 MB of voxels, 10 MB as they are compressed.
 """
 
 import mmap
@@ -36,7 +36,7 @@ def write(folder: Path, volumes: Iterable[Volume]):
             row = _row(volume, points, file.tell())
             checksum = 0
             for part in (np.concatenate(points), volume.image, _packed(volume.mask)):
-                content = np.ascontiguousarray(part).data.cast("B")
+                content = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
                 checksum = zlib.crc32(content, checksum)
                 file.write(content)
             row["checksum"] = zlib.crc32(row.tobytes()[4:], checksum)

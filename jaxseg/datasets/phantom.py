@@ -11,7 +11,7 @@ Lengths: in plane 1 is half the image (64 pixels), x to the right, y to the back
 level of the thalami and 1 the vertex. A radius (of head, ventricles, tumour) is 1 at the surface.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy  # loads its parts when they are used
@@ -68,6 +68,11 @@ _LABELS[[OEDEMA, CORE, FLUID, RIM]] = 2, 1, 1, 4
 def patient_id(index: int) -> str:
     """Return the name of patient `index`, by example `phantom_007`."""
     return f"phantom_{index:03d}"
+
+
+def make_volumes(seed: int, number: int, regions: Sequence[Region]) -> Iterator[Volume]:
+    """Yield so many patients in order."""
+    return (make_volume(seed, index, regions) for index in range(number))
 
 
 def make_volume(seed: int, index: int, regions: Sequence[Region]) -> Volume:

@@ -9,7 +9,10 @@ matter on FLAIR and T2, old blood before and after contrast agent.
 Patient i is a function of (seed, i) alone, in float64 and rounded once, as in `phantom`.
 """
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import scipy  # loads its parts when they are used
@@ -59,6 +62,7 @@ BIAS = 0.08  # standard deviation of the log of the receive field
 GAIN = (2.0, 8.0)  # of each sequence: intensities have no unit
 NOISE = (3.0, 5.0)  # standard deviation in units of _SIGNAL
 
+_MOST_THREADS = 8  # 100 MB each
 BLOOD = 14
 _SIGNAL = np.array(  # in T1, T1 after contrast agent, T2, FLAIR; tissues as in `phantom_head`
     [
@@ -82,6 +86,19 @@ _SIGNAL = np.array(  # in T1, T1 after contrast agent, T2, FLAIR; tissues as in 
 )
 _LABELS = np.zeros(len(_SIGNAL), np.uint8)
 _LABELS[[OEDEMA, CORE, FLUID, RIM]] = 2, 1, 1, 3
+
+
+def make_volumes(seed: int, number: int, regions: Sequence[Region]) -> Iterator[Volume]:
+    """Yield so many patients in order; each core makes one, up to `_MOST_THREADS` at once."""
+    threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = deque()
+        for index in range(number):
+            ahead.append(pool.submit(make_volume, seed, index, regions))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def make_volume(seed: int, index: int, regions: Sequence[Region]) -> Volume:
@@ -158,12 +175,18 @@ def _paint_gliomas(rng, even: Point, allowed, cavity, tissue: np.ndarray) -> np.
         core = radius / rng.uniform(*CORE_SHARE) + 0.08 * smooth_noise(rng, even, 10.0)
         width = rng.uniform(*RIM_WIDTH) * (1 + 0.2 * smooth_noise(rng, even, 8.0))
         inner = 1 - width / (size * CORE_SHARE[0])
-        inside = allowed & (radius < 1)
+        inside = _in_one_piece(allowed & (radius < 1))
         tissue[inside] = OEDEMA
         tissue[inside & (core < 1)] = RIM if enhancing else CORE
         tissue[inside & (core < inner)] = FLUID
         nearest = np.minimum(nearest, radius)
     return nearest
+
+
+def _in_one_piece(mask: np.ndarray) -> np.ndarray:
+    """Return the largest part of a mask, which ventricles and fissures may have cut."""
+    parts, _ = scipy.ndimage.label(mask)
+    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
 
 
 def _radius(rng, even: Point, centre, size: float) -> np.ndarray:

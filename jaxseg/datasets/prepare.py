@@ -216,10 +216,9 @@ def _volumes(
     """Return the number of patients and `read_volumes`, read as they are asked for."""
     kind = kind_of(config)
     if files is None:
-        indices = range(config.phantom_patients)
         maker = phantom_volume if kind.volumes else phantom
-        made = (maker.make_volume(config.phantom_seed, i, kind.regions) for i in indices)
-        return len(indices), ((volume, True) for volume in made)
+        made = maker.make_volumes(config.phantom_seed, config.phantom_patients, kind.regions)
+        return config.phantom_patients, ((volume, True) for volume in made)
     patients = kind.find(list(files.stamps), config, problems)
     read = read_cases if kind.volumes else read_volumes
     return len(patients), read(files, patients, kind.regions, problems, warnings)

@@ -1,6 +1,8 @@
 """Which patient is in train, validation and test: decided here and nowhere else.
 
-The place of a patient depends on its id alone, so adding a patient moves no other.
+The place of a patient depends on its id alone, so adding a patient moves no other. Of a person
+with several scans, as time points, it depends on the person's name (`Patient.person`), so that
+they never part.
 """
 
 import dataclasses
@@ -19,13 +21,13 @@ _SALTS, _LEAST_FOLDS = range(100), 3
 def split_patients(patients: Iterable[Patient], split: Split) -> dict[str, tuple[Patient, ...]]:
     """Return the patients of train, validation and test, each in the order given.
 
-    Explicit lists of ids come first, then folds, then fractions. With lists, patients in none
-    of them are left out.
+    Explicit lists of ids, or of persons for all of their scans, come first, then folds, then
+    fractions. With lists, patients in none of them are left out.
 
     Raises:
-        UserError: with one line for each: a patient in two lists, an unknown patient, a split
-            without patients or without any tumour, identical images under two patients that
-            are in different splits.
+        UserError: with one line for each: a patient in two lists, a person's scans in two
+            splits, an unknown patient, a split without patients or without any tumour, identical
+            images under two patients that are in different splits.
     """
     made, problems = check_split(patients, split)
     raise_problems("config.split", problems)
@@ -38,7 +40,8 @@ def check_split(
     """Return the splits and what is wrong with them, instead of raising it."""
     patients = tuple(patients)
     made = place(patients, split)
-    problems = _check_lists(_listed(split), {p.id for p in patients})
+    known = {p.id for p in patients} | {p.person for p in patients}
+    problems = _check_lists(_listed(split), known) + _check_persons(made)
     problems += check_contents(made) and [*check_contents(made), *_suggest(patients, split)]
     return made, problems + _check_copies(made)
 
@@ -47,7 +50,10 @@ def place(patients: Iterable[Patient], split: Split) -> dict[str, tuple[Patient,
     """Return the splits unchecked, each in the order given."""
     patients = tuple(patients)
     members = _listed(split) if split.train else _hashed(patients, split)
-    return {name: tuple(p for p in patients if p.id in members[name]) for name in NAMES}
+    return {
+        name: tuple(p for p in patients if not members[name].isdisjoint((p.id, p.person)))
+        for name in NAMES
+    }
 
 
 def _listed(split: Split) -> dict[str, set[str]]:
@@ -57,12 +63,12 @@ def _listed(split: Split) -> dict[str, set[str]]:
 def _hashed(patients: tuple[Patient, ...], split: Split) -> dict[str, set[str]]:
     members = defaultdict(set)
     for patient in patients:
-        members[_place(patient.id, split)].add(patient.id)
+        members[_place(patient.person, split)].add(patient.id)
     return members
 
 
-def _place(patient: str, split: Split) -> str:
-    number = int(hashlib.sha256(f"{split.salt}:{patient}".encode()).hexdigest(), 16)
+def _place(person: str, split: Split) -> str:
+    number = int(hashlib.sha256(f"{split.salt}:{person}".encode()).hexdigest(), 16)
     if split.num_folds:
         after_test = (number - split.fold) % split.num_folds
         return {0: "test", 1: "validation"}.get(after_test, "train")
@@ -88,6 +94,21 @@ def _check_lists(members: dict[str, set[str]], known: set[str]) -> list[str]:
         for patient, names in homes.items()
         if patient not in known
     ]
+
+
+def _check_persons(made: dict[str, tuple[Patient, ...]]) -> list[str]:
+    """Name the persons with scans in several splits, as lists of scans may have them."""
+    homes = defaultdict(lambda: defaultdict(list))
+    for name, patients in made.items():
+        for patient in patients:
+            if patient.person != patient.id:
+                homes[patient.person][name].append(patient.id)
+    problems = []
+    for person, scans in homes.items():
+        if len(scans) > 1:
+            where = " and ".join(f"{name} ({', '.join(ids)})" for name, ids in scans.items())
+            problems.append(f"person {person}: scans in {where}; keep them in one split")
+    return problems
 
 
 def check_contents(made: dict[str, tuple[Patient, ...]]) -> list[str]:

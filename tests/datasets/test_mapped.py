@@ -10,6 +10,7 @@ from fake_volumes import oblique_affine, world
 
 from jaxseg.config import Dataset
 from jaxseg.datasets import mapped
+from jaxseg.datasets.checks import copy_warnings
 from jaxseg.datasets.index import read_index
 from jaxseg.datasets.prepare import _write_volumes, prepare
 from jaxseg.datasets.prepared import Prepared
@@ -205,6 +206,21 @@ def test_many_read_at_once(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         for n, record in enumerate(pool.map(read, range(64))):
             np.testing.assert_array_equal(record["image"], whole[n % 4].image[1:9, 2:9, 3:9])
+
+
+def test_one_sequence_under_two_names_is_found_whatever_the_truth(tmp_path):
+    """A digest for each channel, of all of the scan: another mask makes another crop."""
+    a, b = scan("a"), scan("b", seed=1)
+    b.image[..., 3] = a.image[..., 1]
+    c = a._replace(patient="c", files=("c.nii.gz",), mask=np.zeros_like(a.mask))
+    prepared = copy_of(tmp_path, a, b, c)
+    first, second = copy_warnings(prepared.patients)  # each with the first of its kind
+    assert first.startswith("patients a and b: 1 identical image: a_1.nii.gz = b_3.nii.gz")
+    assert second.startswith("patients a and c: 4 identical images: a_0.nii.gz = c.nii.gz, a_1")
+    empty = prepared.patients[2]
+    assert empty.region_voxels == (0, 0, 0) and empty.mask_digests == ("",)
+    assert [len(points) for points in prepared.source().foreground(empty)] == [0, 0, 0]
+    assert prepared.patients[0].shape != prepared.patients[2].shape
 
 
 def test_slice_sets_have_boxes_and_foreground_as_well(tmp_path):

@@ -1,5 +1,6 @@
 """Splits are by patient, stable, and refuse leaks and splits that cannot be scored."""
 
+import dataclasses
 import re
 
 import hypothesis.strategies as st
@@ -175,3 +176,42 @@ def test_more_folds_than_patients_are_told_how_many_there_can_be():
     assert 3 <= number <= 7
     check_folds(few, Split(num_folds=number, salt=salt))
     check_folds(few, Split())
+
+
+def scans(*names: str) -> list:
+    """Return a scan for each name; what comes before '/' is the person."""
+    return [dataclasses.replace(patient(name), group=name.split("/")[0]) for name in names]
+
+
+def test_a_person_keeps_the_place_of_its_name_with_all_scans():
+    """50 persons of three scans each lie where scans of the persons' names would lie."""
+    several = scans(*(f"p{n}/{time}" for n in range(50) for time in range(3)))
+    for split in (Split(), *(Split(num_folds=5, fold=i) for i in range(5))):
+        single = split_patients([patient(f"p{n}") for n in range(50)], split)
+        made = split_patients(several, split)
+        for name in NAMES:
+            expected = [f"{p.id}/{time}" for p in single[name] for time in range(3)]
+            assert [p.id for p in made[name]] == expected
+
+
+def test_lists_name_scans_or_persons():
+    everyone = scans("a/0", "a/1", "b/0", "c/0", "c/1", "d/0")
+    made = split_patients(everyone, Split(train=("a", "b/0"), validation=("c",), test=("d/0",)))
+    assert [[p.id for p in made[n]] for n in NAMES] == [
+        ["a/0", "a/1", "b/0"],
+        ["c/0", "c/1"],
+        ["d/0"],
+    ]
+
+
+def test_a_list_that_parts_a_person_is_refused():
+    everyone = scans("a/0", "a/1", "b/0", "c/0", "d/0")
+    split = Split(train=("a/0", "b"), validation=("c",), test=("d", "a/1"))
+    assert problems(everyone, split) == [
+        "person a: scans in train (a/0) and test (a/1); keep them in one split"
+    ]
+    assert problems(everyone, dataclasses.replace(split, test=("d", "a"))) == [
+        "person a: scans in train (a/0) and test (a/0, a/1); keep them in one split"
+    ]
+    left_out = dataclasses.replace(split, test=("d",))
+    assert [p.id for p in split_patients(everyone, left_out)["train"]] == ["a/0", "b/0"]
