@@ -48,7 +48,8 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
     def scan(number: int) -> Scan:
         volume = prepared.volume(patients[number])
         known = {"voxel_mm3": volume.voxel_mm3, "stats": volume.stats}
-        return make_scan(volume.image, volume.mask > 0, volume.spacing_mm, **known)
+        place = volume.spacing_mm, volume.affine is not None
+        return make_scan(volume.image, volume.mask > 0, *place, **known)
 
     def predict(number: int) -> Prediction:
         volume = prepared.volume(patients[number])

@@ -325,3 +325,21 @@ def saved(path) -> np.ndarray:
         time.sleep(0.05)
     time.sleep(0.2)
     return cv2.imread(str(path))
+
+
+def test_on_a_phone_regions_and_sequences_fit_the_width(page):
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.call("Emulation.setDeviceMetricsOverride", **phone)
+    try:
+        drawn = "[...document.querySelectorAll('.plane canvas')].map(c => c.dataset.drawn ?? '')"
+        for press in ("f", "a"):
+            page.key(press)
+            page.wait(f"({drawn}).length === 3 && ({drawn}).every(d => d.endsWith('prediction'))")
+            assert page.run("document.documentElement.scrollWidth") == phone["width"]
+            inside = (
+                "[...document.querySelectorAll('.plane, .plane output, #tools > *, #regions')]"
+                f".every(e => e.getBoundingClientRect().right <= {phone['width']})"
+            )
+            assert page.run(inside)
+    finally:
+        page.call("Emulation.setDeviceMetricsOverride", **browser.SCREEN)

@@ -78,6 +78,7 @@ function listen(canvas, axis, channel, actions) {
     if (steps) { turned = 0; actions.step(axis, steps); }
   }, {passive: false});
   canvas.addEventListener("contextmenu", event => event.preventDefault());
+  canvas.addEventListener("mousedown", event => event.button === 1 && event.preventDefault());  // no scrolling by it
   canvas.addEventListener("pointerdown", event => canvas.setPointerCapture(event.pointerId));
   for (const kind of ["pointerdown", "pointermove"])
     canvas.addEventListener(kind, event => {
