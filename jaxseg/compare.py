@@ -6,7 +6,7 @@ interval over patients, and on how many patients each is better. The patients mu
 people with the same images.
 
   --output DIR     write comparison.json and comparison.png there
-  --region NAME    compare this region; default the only or first one
+  --region NAME    compare this region alone; default all that both have, and their mean
 
 Exit code 0, or 2 with one line on what to mend.
 """
@@ -22,7 +22,9 @@ from jaxseg.evaluation.comparison import (
     format_comparison,
     headline,
     read_scores,
+    regions_of,
 )
+from jaxseg.evaluation.region_comparison import compare_regions, format_regions
 from jaxseg.machine.files import make_folder, replace_bytes, write_json
 from jaxseg.scoring import comparison_figure
 
@@ -32,20 +34,31 @@ def main(argv: Sequence[str]):
     options, given = command_line.parse(argv, __doc__, text=("output", "region"))
     if len(given) != 2:
         raise UserError(f"which two? Give DIR_A DIR_B (see --help); given: {len(given)}")
-    a, b = (read_scores(Path(folder).expanduser(), options.region) for folder in given)
+    folders = [Path(folder).expanduser() for folder in given]
+    a, b = (read_scores(folder, options.region) for folder in folders)
     check_comparable(a, b)
-    comparison = compare(a, b, Evaluation().bootstrap_samples)
-    print(format_comparison(comparison), flush=True)
+    shared = [] if options.region else [r for r in regions_of(a) if r in regions_of(b)]
+    samples = Evaluation().bootstrap_samples
+    if len(shared) > 1:
+        of_each = ([read_scores(folder, region) for region in shared] for folder in folders)
+        comparison = compare_regions(*of_each, samples)
+        print(format_regions(comparison), flush=True)
+    else:
+        comparison = compare(a, b, samples)
+        print(format_comparison(comparison), flush=True)
     if options.output is None:
         print("--output DIR keeps this as comparison.json, with a figure")
         return
     output = Path(options.output).expanduser()
     make_folder(output)
     write_json(output / "comparison.json", comparison)
-    title = f"{headline(comparison)}\nA: {a.folder}\nB: {b.folder}"
-    image = comparison_figure.dice_of_pairs(comparison, title)
-    replace_bytes(output / "comparison.png", image)
-    print(f"numbers  {output / 'comparison.json'}\nfigure   {output / 'comparison.png'}")
+    print(f"numbers  {output / 'comparison.json'}")
+    for i, part in enumerate(comparison.get("regions", {"": comparison}).values()):
+        path = output / ("comparison.png" if i == 0 else f"comparison_{part['region']}.png")
+        named = f"{part['region']}: " if "regions" in comparison else ""
+        title = f"{named}{headline(part)}\nA: {a.folder}\nB: {b.folder}"
+        replace_bytes(path, comparison_figure.dice_of_pairs(part, title))
+        print(f"figure   {path}")
 
 
 if __name__ == "__main__":

@@ -44,8 +44,14 @@ MEASURES = (
     Measure("sensitivity", "sensitivity", ".3f", "+.3f", 1),
     Measure("precision", "precision", ".3f", "+.3f", 1),
     Measure("hd95", "HD95, {unit} *", ".1f", "+.1f", -1),
+    Measure("nsd", "NSD at 1 {one}", ".3f", "+.3f", 1),
     Measure("absolute_volume_error", "volume error, % *", ".1f", "+.1f", -1, 100.0),
+    Measure("lesion_dice", "lesion Dice", ".3f", "+.3f", 1),
+    Measure("brats_dice", "BraTS Dice", ".3f", "+.3f", 1),
+    Measure("brats_hd95", "BraTS HD95, mm *", ".1f", "+.1f", -1),
+    Measure("brats_nsd", "BraTS NSD", ".3f", "+.3f", 1),
 )
+_MAY_LACK = ("nsd", "lesion_dice", "brats_dice", "brats_hd95", "brats_nsd")
 
 
 def read_scores(folder: Path, region: str | None = None) -> Scores:
@@ -68,7 +74,7 @@ def read_scores(folder: Path, region: str | None = None) -> Scores:
     patients = scorecard.read_patients_csv(found[0] / "patients.csv", region)
     if not isinstance(summary, dict) or "scans" not in summary:
         raise UserError(f"{found[0]}: scored by another version; run jaxseg.evaluate again")
-    names = [*summary.get("regions", [summary.get("region", "tumour")])]
+    names = regions_of(Scores(found[0], summary, patients))
     if region and region not in names:
         raise UserError(f"{found[0]}: no region {region}; it has {', '.join(names)}")
     summary |= summary.get("regions", {}).get(region, {})
@@ -124,14 +130,21 @@ def compare(a: Scores, b: Scores, num_samples: int, seed: int = 0) -> dict[str, 
         `warnings`. A difference is b minus a. Strict JSON; `ci95` of one patient is [None, None].
     """
     patients, warnings = sorted(a.patients), scoretext.few_patients(len(a.patients))
+    left_out = () if _same_distances(a, b) else ("hd95", "nsd")
+    if left_out:
+        warnings.append("HD95 is left out: measured with different spacing_mm.")
+    rules = _same_rules(a, b)
     measures = {}
     for measure in MEASURES:
-        if measure.key == "hd95" and not _same_distances(a, b):
-            warnings.append("HD95 is left out: measured with different spacing_mm.")
+        if measure.key in left_out or (measure.key.startswith("brats") and not rules):
             continue
-        rows = [(_value(a, p, measure.key), _value(b, p, measure.key)) for p in patients]
-        pairs = np.array([row for row in rows if None not in row]).reshape(-1, 2)
-        measures[measure.key] = _difference(pairs, measure.better, num_samples, seed)
+        rows = {p: (_value(a, p, measure.key), _value(b, p, measure.key)) for p in patients}
+        rows = {p: row for p, row in rows.items() if None not in row}
+        if not rows and measure.key in _MAY_LACK:
+            continue
+        persons = [a.patients[p].get("group", p) for p in rows]
+        pairs = np.array(list(rows.values())).reshape(-1, 2)
+        measures[measure.key] = _difference(pairs, persons, measure.better, num_samples, seed)
     split = a.summary["about"]["split"]
     if split in _SEEN:
         warnings.append(
@@ -143,6 +156,7 @@ def compare(a: Scores, b: Scores, num_samples: int, seed: int = 0) -> dict[str, 
         "n": len(patients),
         "region": a.summary.get("region", "tumour"),
         "hd95_unit": a.summary["definitions"]["hd95_unit"],
+        "brats": rules,
         "measures": measures,
         "dice": {p: [a.patients[p]["dice"], b.patients[p]["dice"]] for p in patients},
         "meaning": MEANING,
@@ -153,7 +167,7 @@ def compare(a: Scores, b: Scores, num_samples: int, seed: int = 0) -> dict[str, 
 def _value(scores: Scores, patient: str, key: str) -> float | None:
     row = scores.patients[patient]
     if key != "absolute_volume_error":
-        return row[key]
+        return row.get(key)
     return None if row["volume_error"] is None else abs(row["volume_error"])
 
 
@@ -165,7 +179,18 @@ def _same_distances(a: Scores, b: Scores) -> bool:
     )
 
 
-def _difference(pairs: np.ndarray, better: int, num_samples: int, seed: int) -> dict[str, Any]:
+def _same_rules(a: Scores, b: Scores) -> str:
+    """Return the BraTS definition and challenge that both were scored by; '' of none."""
+    texts = [
+        "{definition} ({challenge})".format(**s.summary["brats"]) if "brats" in s.summary else ""
+        for s in (a, b)
+    ]
+    return texts[0] if texts[0] == texts[1] else ""
+
+
+def _difference(
+    pairs: np.ndarray, persons: Sequence[str], better: int, num_samples: int, seed: int
+) -> dict[str, Any]:
     """Return the comparison of one measure from its values [N, 2] of a and b."""
     gains = pairs[:, 1] - pairs[:, 0]
     n = len(gains)
@@ -174,7 +199,7 @@ def _difference(pairs: np.ndarray, better: int, num_samples: int, seed: int) -> 
         "mean_a": float(pairs[:, 0].mean()) if n else None,
         "mean_b": float(pairs[:, 1].mean()) if n else None,
         "difference": float(gains.mean()) if n else None,
-        "ci95": mean_interval(gains, num_samples, seed),
+        "ci95": mean_interval(gains, num_samples, seed, persons),
         "median_difference": float(np.median(gains)) if n else None,
         "b_better": int((better * gains > 0).sum()),
         "a_better": int((better * gains < 0).sum()),
@@ -184,12 +209,23 @@ def _difference(pairs: np.ndarray, better: int, num_samples: int, seed: int) -> 
 
 def format_comparison(comparison: dict[str, Any]) -> str:
     """Return the comparison for the terminal, 80 columns wide but for paths, plain ASCII."""
+    lines = [headline(comparison), "=" * len(headline(comparison)), "", *who(comparison), ""]
+    lines += [*measures_table(comparison), "", *notes(comparison)]
+    return "\n".join(text.rstrip() for text in lines) + "\n"
+
+
+def who(comparison: dict[str, Any]) -> list[str]:
+    """Return a line each for A and B."""
+    return [
+        f"{name.upper()}  {comparison[name]['folder']} ({comparison[name]['about']['split']})"
+        for name in ("a", "b")
+    ]
+
+
+def measures_table(comparison: dict[str, Any]) -> list[str]:
+    """Return the lines of the table of all measures."""
     line = "{:<18} {:>7} {:>7} {:>8}  {:^18} {:>4} {:>4} {:>5}".format
-    lines = [headline(comparison), "=" * len(headline(comparison)), ""]
-    for name in ("a", "b"):
-        about = comparison[name]["about"]
-        lines.append(f"{name.upper()}  {comparison[name]['folder']} ({about['split']})")
-    lines += ["", f"{'':<65}better on"]
+    lines = [f"{'':<65}better on"]
     lines.append(line("PER PATIENT", "A", "B", "B - A", "95 % interval", "A", "B", "equal"))
     lines.append("-" * 79)
     for measure in MEASURES:
@@ -200,14 +236,21 @@ def format_comparison(comparison: dict[str, Any]) -> str:
         gains = [row["difference"], *row["ci95"]]
         gain, *ends = [_show(g, measure.factor, measure.difference) for g in gains]
         interval = "-" if "-" in ends else " to ".join(ends)
-        label = measure.label.format(unit=comparison["hd95_unit"])
+        unit = comparison["hd95_unit"]
+        label = measure.label.format(unit=unit, one=unit.removesuffix("s"))
         counts = (row["a_better"], row["b_better"], row["ties"])
         lines.append(line(label, *means, gain, interval, *counts))
-    notes = ["* Lower is better. Volume error: absolute, over patients with tumour."]
-    notes += [verdict(comparison), comparison["meaning"]]
-    notes += [f"Warning: {w}" for w in comparison["warnings"]]
-    lines += ["", *(textwrap.fill(n, 80, subsequent_indent="  ") for n in notes)]
-    return "\n".join(text.rstrip() for text in lines) + "\n"
+    return lines
+
+
+def notes(comparison: dict[str, Any]) -> list[str]:
+    """Return how to read the table, and the warnings; 80 columns wide."""
+    texts = ["* Lower is better. Volume error: absolute, over patients with tumour."]
+    if any(key.startswith("brats") for key in comparison["measures"]):
+        texts.append(f"BraTS: as {comparison['brats']} defines it.")
+    texts += [verdict(comparison), comparison["meaning"]]
+    texts += [f"Warning: {w}" for w in comparison["warnings"]]
+    return [textwrap.fill(text, 80, subsequent_indent="  ") for text in texts]
 
 
 def _show(value: float | None, factor: float, form: str) -> str:
@@ -231,6 +274,11 @@ def verdict(comparison: dict[str, Any]) -> str:
         return "The interval holds 0: these patients do not show which of the two is better."
     name = "B" if low > 0 else "A"
     return f"The interval lies on one side of 0: it speaks for {name} on patients like these."
+
+
+def regions_of(scores: Scores) -> list[str]:
+    """Return the names of the regions that an evaluation scored."""
+    return [*scores.summary.get("regions", [scores.summary.get("region", "tumour")])]
 
 
 def _first(ids: Sequence[str], most: int = 3) -> str:
