@@ -10,7 +10,13 @@ from jax.sharding import Mesh
 
 from jaxseg.config import Config, Input, Loss, Model, Optimizer, Train
 from jaxseg.config import Mesh as MeshConfig
-from jaxseg.machine.sharding import replicated, shardings, split_state, to_global
+from jaxseg.machine.sharding import (
+    gather_before_use,
+    replicated,
+    shardings,
+    split_state,
+    to_global,
+)
 from jaxseg.models.unet import UNet
 from jaxseg.training import steps
 from jaxseg.training.optimizer import learning_rate_schedule
@@ -77,6 +83,7 @@ def sgd_steps(
         tx=tx,
         schedule=learning_rate_schedule(config.optimizer, num_steps),
         config=config,
+        gather=gather_before_use(mesh),
     )
     step = jax.jit(bound, out_shardings=(shardings(state), replicated(mesh)), donate_argnums=0)
     logs = []

@@ -2,7 +2,7 @@
 
 Three axes: `data` and `fsdp` both split the batch; `fsdp` also splits parameters, optimiser
 state and average (Zhao et al., 2023, PyTorch FSDP, arXiv:2304.11277); `spatial` splits the
-rows of the images, where XLA exchanges the rows at the seams.
+rows of the images (the slices of volumes), where XLA exchanges the rows at the seams.
 """
 
 import math
@@ -87,6 +87,16 @@ def split_state(abstract: Any, mesh: Mesh, min_size: int) -> Any:
     return jax.tree.map(lambda x: NamedSharding(mesh, _split(x.shape, mesh, min_size)), abstract)
 
 
+def gather_before_use(mesh: Mesh) -> NamedSharding | None:
+    """Return the sharding that the step gives parameters before their use; None: XLA chooses.
+
+    Where both parameters and images are split, XLA (seen with jax 0.10.2) may get the image's
+    gradient of a 3D convolution wrong: it is right with whole kernels.
+    """
+    both = mesh.shape["fsdp"] > 1 and mesh.shape["spatial"] > 1
+    return replicated(mesh) if both else None
+
+
 def whole_arrays(abstract: Any, mesh: Mesh, min_size: int) -> list[str]:
     """Return name and shape of the large arrays that `split_state` could not split."""
     if mesh.shape["fsdp"] == 1:
@@ -110,7 +120,7 @@ def _split(shape: tuple[int, ...], mesh: Mesh, min_size: int) -> PartitionSpec:
 def check_fits(config: Config, mesh: Mesh):
     """Raise UserError unless batches and images divide over the mesh and the hosts."""
     parts, spatial = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["spatial"]
-    accumulate, rows = config.train.accumulate, config.input.image_size[0]
+    accumulate, size = config.train.accumulate, config.input.image_size
     many = f"the {parts} devices" if spatial == 1 else f"the {parts} parts of config.mesh"
     if config.train.batch_size % (parts * accumulate):
         times = f" x config.train.accumulate={accumulate}" if accumulate > 1 else ""
@@ -121,8 +131,9 @@ def check_fits(config: Config, mesh: Mesh):
             f"config.evaluation.batch_size={config.evaluation.batch_size}: must be a multiple of "
             f"{many}"
         )
-    if rows % spatial:
-        raise UserError(f"config.mesh.spatial={spatial}: must divide the {rows} rows of the images")
+    if size[0] % spatial:
+        split = f"{size[0]} {'rows of the images' if len(size) == 2 else 'slices of the patches'}"
+        raise UserError(f"config.mesh.spatial={spatial}: must divide the {split}")
 
 
 def to_global(batch: Any, mesh: Mesh) -> Any:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxseg.config import Config
-from jaxseg.machine.sharding import replicated, shardings
+from jaxseg.machine.sharding import gather_before_use, replicated, shardings
 from jaxseg.models.apply import Weights, predict_logits
 from jaxseg.models.unet import UNet
 from jaxseg.scoring import metrics
@@ -89,11 +89,12 @@ def train_step(
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     config: Config,
+    gather: NamedSharding | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Take one step; an update with a non-finite loss or gradient is skipped and counted.
 
     Args:
-        state: the train state; the other arguments are bound by `jit_train_step`.
+        state: the train state; the keyword arguments are bound by `jit_train_step`.
         batch: image [B, *S, C] float32, mask [B, *S, K] of {0, 1}, stop [B] int32: each
             process's request to end the run, 0: none.
 
@@ -108,7 +109,7 @@ def train_step(
     learning_rate = schedule(state.step - state.nonfinite_total) * state.plateau.scale
 
     def loss_fn(params):
-        weights = Weights(params, state.weights.batch_stats)
+        weights = Weights(_gathered(params, gather), state.weights.batch_stats)
         parts = config.train.accumulate
         logits, batch_stats = forward(weights, batch["image"], dropout_key, parts, model=model)
         return supervised_loss(logits, mask, config.loss), (logits[0], batch_stats)
@@ -140,6 +141,10 @@ def train_step(
         "nonfinite_total": state.nonfinite_total,
         "stop": jnp.max(batch["stop"]),
     }
+
+
+def _gathered(params: Any, where: NamedSharding | None) -> Any:
+    return params if where is None else jax.lax.with_sharding_constraint(params, where)
 
 
 def _pooled_dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -209,6 +214,7 @@ def jit_train_step(config: Config, state: TrainState, mesh: Mesh) -> Callable:
         tx=make_optimizer(config.optimizer, config.train.num_steps),
         schedule=learning_rate_schedule(config.optimizer, config.train.num_steps),
         config=config,
+        gather=gather_before_use(mesh),
     )
     return jax.jit(bound, out_shardings=(shardings(state), replicated(mesh)), donate_argnums=0)
 

@@ -56,18 +56,25 @@ def after_steps(model, accumulate=1, num_devices=1, **mesh):
     return on_host(state, devices).weights, [jax.device_get(log["train_loss"]) for log in logs]
 
 
+def mesh_case(model, accumulate, num_devices, *marks, **axes):
+    name = f"{model.downsample}-{num_devices}-{axes}-{accumulate}"
+    return pytest.param(model, accumulate, num_devices, axes, marks=marks, id=name)
+
+
 @pytest.mark.parametrize(
     "model, accumulate, num_devices, axes",
     [
-        (POOL, 1, 2, {"spatial": 2}),
-        (POOL, 1, 8, {"data": 2, "fsdp": 2, "spatial": 2}),
-        (POOL, 1, 8, {"spatial": 8}),  # fewer slices than devices on the lowest level
-        (STRIDE, 1, 2, {"spatial": 2}),
-        (STRIDE, 1, 8, {"data": 2, "fsdp": 2, "spatial": 2}),
-        (POOL, 2, 1, {}),
-        (STRIDE, 2, 4, {"spatial": 2}),
+        mesh_case(POOL, 1, 2, spatial=2),
+        mesh_case(STRIDE, 2, 1),
+        # Parameters split too: XLA needs help, see `gather_before_use`.
+        mesh_case(STRIDE, 1, 4, fsdp=2, spatial=2),
+        mesh_case(POOL, 2, 1, pytest.mark.slow),
+        mesh_case(STRIDE, 1, 2, pytest.mark.slow, spatial=2),
+        mesh_case(POOL, 1, 8, pytest.mark.slow, data=2, fsdp=2, spatial=2),
+        mesh_case(STRIDE, 2, 4, pytest.mark.slow, data=2, spatial=2),
+        # Fewer slices than devices on the lowest level.
+        mesh_case(POOL, 1, 8, pytest.mark.slow, spatial=8),
     ],
-    ids=str,
 )
 def test_volumes_train_the_same_on_every_mesh(model, accumulate, num_devices, axes):
     model = dataclasses.replace(model, remat=accumulate > 1)
@@ -88,4 +95,5 @@ def test_the_halo_matters(model):
     apply = jax.jit(lambda x: UNet(model).apply(variables, x, train=False)[0])
     whole = apply(image)
     halves = jnp.concatenate([apply(half) for half in jnp.split(image, 2, axis=1)], axis=1)
-    assert np.abs(whole - halves)[:, 2:6].max() > 0.01
+    differ = np.abs(whole - halves).max((0, 2, 3, 4))
+    assert differ[3:5].min() > 100 * CLOSE["atol"]

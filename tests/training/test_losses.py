@@ -177,6 +177,26 @@ def test_dice_over_the_batch_by_hand():
     np.testing.assert_allclose(_dice(True)(logits, mask), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("smooth", [1.0, 1e-5])
+@pytest.mark.parametrize("over_batch", [False, True])
+@pytest.mark.parametrize("logit", [-1e4, -5.0, 0.0, 5.0, 1e4])
+def test_a_region_absent_everywhere_is_stable(logit, over_batch, smooth):
+    """Of three nested regions in patches of 2 x 4 x 4 voxels, the others are right."""
+    mask = np.zeros((2, 2, 4, 4, 3), np.float32)
+    mask[:, :, 1:3, 1:, 0] = mask[0, :, 1:3, 2:, 1] = 1
+    x = (1e4 * (2 * mask - 1)).astype(np.float32)
+    x[..., 2] = logit
+    config = Loss(dice_over_batch=over_batch, dice_smooth=smooth)
+    run = jax.value_and_grad(lambda x: losses.combined(x, mask, config).sum())
+    value, gradient = jax.jit(run)(x)
+    predicted = (64 if over_batch else 32) / (1 + np.exp(-np.clip(logit, -700, 700)))
+    by_hand = (np.logaddexp(0, logit) + 1 - smooth / (predicted + smooth)) / 3
+    np.testing.assert_allclose(value, 2 * by_hand, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(gradient).all() and (gradient[..., 2] >= 0).all()
+    np.testing.assert_array_equal(gradient[..., :2], 0)
+    assert logit < 0 or gradient[..., 2].max() > 0
+
+
 @quick
 @given(x=logits_arrays, m=masks)
 def test_special_cases_are_equal(x, m):

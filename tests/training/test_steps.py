@@ -254,6 +254,19 @@ def test_coarser_outputs_weigh_half_each_level():
     np.testing.assert_allclose(only, fine, rtol=1e-6)
 
 
+def test_masks_of_coarser_outputs_follow_the_windows():
+    """Windows (1, 2, 2), then (2, 2, 2): the mask is 1 where the first output's voxels begin."""
+    mask = np.zeros((1, 2, 4, 4, 1), np.float32)
+    mask[:, :, ::2, ::2] = 1
+    shapes = ((2, 4, 4), 1.0), ((2, 2, 2), 2.0), ((1, 1, 1), -3.0)
+    logits = tuple(jnp.full((1, *size, 1), x) for size, x in shapes)
+    softplus = lambda x: np.logaddexp(0, x)  # noqa: E731
+    fine = (softplus(-1) + 3 * softplus(1)) / 4
+    expected = (fine + softplus(-2) / 2 + softplus(3) / 4) / 1.75
+    loss = steps.supervised_loss(logits, mask, Loss(bce=1, dice=0))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
 def test_observe_moves_the_controls_only():
     """Patience 1: the second value gains nothing, the scale halves; early stop counts 1."""
     state = new_state(CONFIG, 3, compiled()[0])
