@@ -60,7 +60,7 @@ def examine(source: str, given: Dataset, name: str | None) -> Examination:
         report |= {"layout": "", "why": str(error)}
         return Examination(report, [Finding("error", str(error))], None, [])
     if name:
-        layout = detect.Layout(name, f"you say so by --name; by themselves: {layout.why}")
+        layout = detect.Layout(name, f"you say so; by themselves: {layout.why}")
     report |= {"layout": layout.name, "why": layout.why}
     if not layout.name:
         return Examination(report, [Finding("error", layout.advice)], None, [])

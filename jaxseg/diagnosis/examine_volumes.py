@@ -74,7 +74,12 @@ def _others(files: Files, cases: Mapping[str, Case], problems: Sequence[str]) ->
     """Return notes on the files that belong to no case, and on those that cannot be read."""
     used = {name for case in cases.values() for name in (*case.images, case.mask)}
     used |= {line.partition(": ")[0] for line in problems}
-    unused = tuple(name for name in files.stamps if name not in used)
+    broken = [line.split(" (")[0].removeprefix("patient ") for line in problems if " (" in line]
+    unused = tuple(
+        name
+        for name in files.stamps
+        if name not in used and not any(case in name for case in broken)
+    )
     found = [Finding("note", "neither image nor label of a scan, not read", unused)]
     lines = unread(list(unused))
     note = f"formats that jaxseg does not read, convert them to NIfTI: {listed(lines)}"

@@ -56,7 +56,9 @@ def detect(files: Files) -> Layout:
     if images and masks:
         return Layout("image_folder", f"{images} images and {masks} masks by folder or file name")
     if volumes := describe_volumes(files):
-        return Layout("", volumes, _ADVICE)
+        scans, _ = brats.count(names)
+        lacks = f"sequences of {scans} scans by their names, but no label files; " if scans else ""
+        return Layout("", lacks + volumes, _ADVICE)
     listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     found = f"{images} images and {masks} masks among {len(names)} files ({listed or 'none'})"
     about = [looks_like(names) if images else "", *unread(names)]

@@ -114,6 +114,7 @@ def test_faults_of_many_scans_are_one_finding(tmp_path):
         "no file of t1c (3: patient BraTS20_Training_001 (BraTS20_Training_001/"
     )
     assert unlabelled.endswith("no label file") and found.fails
+    assert not [text for text in texts(found, "note") if "neither image nor label" in text]
     assert texts(found, "note")[-1] == (
         f"{fourth}: channels 1, 3 are the same image: a sequence missing there?"
     )
@@ -154,6 +155,15 @@ def test_sets_with_a_dataset_json(tmp_path, name):
         (tmp_path / "dataset.json").write_text(json.dumps(content))
         (error,) = texts(examine(tmp_path), "error")
         assert "regions_class_order [3, 1] writes whole [1, 2, 3] as 3" in error
+
+
+def test_sequences_without_labels_are_no_training_set(tmp_path):
+    write_brats(tmp_path, 2)
+    for mask in tmp_path.rglob("*_seg.nii.gz"):
+        mask.unlink()
+    found = examine_source(str(tmp_path), Dataset(), None)
+    assert found.report["why"].startswith("sequences of 2 scans by their names, but no label files")
+    assert "--config.dataset.name=nifti" in texts(found, "error")[0]
 
 
 def test_lesions_that_touch_by_a_corner_are_one():
