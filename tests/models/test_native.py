@@ -332,6 +332,34 @@ def test_chosen_for_what_it_can_do_and_for_nothing_else(monkeypatch):
     assert uses_native(volume, window[:1], strides=(1, 1, 1))
     assert not uses_native(volume, window[:, :1], strides=(1, 1, 1))
     assert not uses_native(volume, window, strides=(1, 2, 2))
+    assert uses_native(volume, window, strides=(1, 2, 2), padding=[(1, 1)] * 3)
+    assert not uses_native(volume, window, strides=(1, 2, 2), padding=[(0, 0), (1, 1), (1, 1)])
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "strides"),
+    [
+        ((6, 9), (3, 3), (2, 2)),
+        ((5, 6, 9), (3, 3, 3), (2, 2, 2)),
+        ((4, 6, 7), (1, 3, 3), (1, 2, 2)),
+        ((4, 6, 7), (3, 3, 3), (1, 2, 3)),
+    ],
+)
+def test_strides_are_those_of_xla(monkeypatch, size, window, strides):
+    image, kernel, _ = made((2, *size, 8, 16), window)
+    around = [(n // 2, n // 2) for n in window]
+
+    def value_and_gradients():
+        def run(x, k):
+            return layers.convolve(x, k, strides, around, **OPTIONS[x.ndim])
+
+        value, pull_back = jax.vjp(run, image, kernel)
+        return value, *pull_back(jnp.cos(jnp.arange(value.size)).reshape(value.shape))
+
+    expected = value_and_gradients()
+    monkeypatch.setattr(native, "available", lambda: True)
+    for mine, xla in zip(value_and_gradients(), expected, strict=True):
+        assert_close(mine, xla)
 
 
 def test_an_exported_program_holds_none_of_them(monkeypatch):
