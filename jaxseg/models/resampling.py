@@ -15,7 +15,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxseg.models import native
 from jaxseg.models.layers import product
+
+_NATIVE_WINDOWS = (2, 2), (2, 2, 2)  # of the gradient of max-pooling
 
 
 class UpConv(nn.Module):
@@ -87,6 +90,9 @@ def _max_pool_forward(x: jax.Array, window: tuple[int, ...]) -> tuple[jax.Array,
 
 def _max_pool_backward(window: tuple[int, ...], saved: tuple, dy: jax.Array) -> tuple[jax.Array]:
     x, y = saved
+    simple = window in _NATIVE_WINDOWS and x.dtype == jnp.float32
+    if simple and native.fits(x.shape[-1]) and native.available():
+        return (native.pool_gradient(x, y, dy),)
     gradients, taken = [], jnp.zeros(y.shape, bool)
     for view in _views(x, window):
         first = (view == y) & ~taken

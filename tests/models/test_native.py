@@ -190,6 +190,38 @@ def test_the_gradient_of_what_is_exactly_0_is_that_of_jax(slope, kept):
     np.testing.assert_array_equal(gradient[0][0, :, 0], kept * np.float32([-1.5, -0.5, 0.5, 1.5]))
 
 
+@pytest.mark.parametrize(
+    "shape", ((2, 4, 6, 16), (1, 2, 6, 8, 40), (2, 2, 2, 2, 8)), ids=lambda s: f"{len(s) - 2}D"
+)
+def test_the_gradient_of_pooling_goes_to_the_first_largest(monkeypatch, shape):
+    """Whole numbers: most windows have several."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 3, shape).astype(np.float32))
+    y, saved = layers._max_pool_forward(x)
+    dy = jnp.asarray(rng.normal(size=y.shape).astype(np.float32))
+    (expected,) = layers._max_pool_backward(saved, dy)
+    monkeypatch.setattr(native, "available", lambda: True)
+    (actual,) = layers._max_pool_backward(saved, dy)
+    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(actual, native.pool_gradient(x, y, dy))
+
+
+def test_windows_of_pooling_may_differ_by_axis():
+    """1x2x4 and 3x1x1, against the first largest found by argmax."""
+    rng = np.random.default_rng(1)
+    for window in ((1, 2, 4), (3, 1, 1)):
+        size = (2, 3, 5)
+        x = rng.integers(0, 4, (2, *(n * w for n, w in zip(size, window, strict=True)), 8))
+        blocks = x.reshape(2, 2, window[0], 3, window[1], 5, window[2], 8)
+        blocks = blocks.transpose(0, 1, 3, 5, 7, 2, 4, 6).reshape(2, *size, 8, -1)
+        y, dy = blocks.max(-1), rng.normal(size=(2, *size, 8))
+        first = np.eye(blocks.shape[-1])[blocks.argmax(-1)] * dy[..., None]
+        expected = first.reshape(2, *size, 8, *window).transpose(0, 1, 5, 2, 6, 3, 7, 4)
+        arrays = (jnp.asarray(a, jnp.float32) for a in (x, y, dy))
+        actual = native.pool_gradient(*arrays)
+        np.testing.assert_array_equal(actual, expected.reshape(x.shape).astype(np.float32))
+
+
 def test_the_same_bits_every_time():
     for size, window in (((3, 40, 64), (3, 3)), ((1, 24, 20, 20), (3, 3, 3))):
         image, _, dy = made((*size, 16, 32), window)
@@ -332,6 +364,34 @@ def test_chosen_for_what_it_can_do_and_for_nothing_else(monkeypatch):
     assert uses_native(volume, window[:1], strides=(1, 1, 1))
     assert not uses_native(volume, window[:, :1], strides=(1, 1, 1))
     assert not uses_native(volume, window, strides=(1, 2, 2))
+    assert uses_native(volume, window, strides=(1, 2, 2), padding=[(1, 1)] * 3)
+    assert not uses_native(volume, window, strides=(1, 2, 2), padding=[(0, 0), (1, 1), (1, 1)])
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "strides"),
+    [
+        ((6, 9), (3, 3), (2, 2)),
+        ((5, 6, 9), (3, 3, 3), (2, 2, 2)),
+        ((4, 6, 7), (1, 3, 3), (1, 2, 2)),
+        ((4, 6, 7), (3, 3, 3), (1, 2, 3)),
+    ],
+)
+def test_strides_are_those_of_xla(monkeypatch, size, window, strides):
+    image, kernel, _ = made((2, *size, 8, 16), window)
+    around = [(n // 2, n // 2) for n in window]
+
+    def value_and_gradients():
+        def run(x, k):
+            return layers.convolve(x, k, strides, around, **OPTIONS[x.ndim])
+
+        value, pull_back = jax.vjp(run, image, kernel)
+        return value, *pull_back(jnp.cos(jnp.arange(value.size)).reshape(value.shape))
+
+    expected = value_and_gradients()
+    monkeypatch.setattr(native, "available", lambda: True)
+    for mine, xla in zip(value_and_gradients(), expected, strict=True):
+        assert_close(mine, xla)
 
 
 def test_an_exported_program_holds_none_of_them(monkeypatch):

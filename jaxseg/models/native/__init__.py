@@ -1,4 +1,4 @@
-"""Convolution, batch and instance norm of jaxseg's own for the CPU: C++, compiled on first use.
+"""Convolution, norm and pooling of jaxseg's own for the CPU: C++, compiled on first use.
 
 Needs a C++20 compiler (g++ or clang++, as torch.compile does) and makes one small library in
 the user's cache folder, whose functions XLA calls. Where that cannot be, or on other devices,
@@ -26,7 +26,7 @@ from jaxseg.errors import UserError, one_line
 from jaxseg.machine.start import folder_of_machine
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("common.h", "conv3x3.cc", "norm.cc")
+_SOURCES = ("common.h", "conv3x3.cc", "norm.cc", "pool.cc")
 # One unit, since most of the time goes into jax's header.
 _UNIT = "".join(f'#include "{name}"\n' for name in _SOURCES)
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-x", "c++", "-")
@@ -36,6 +36,7 @@ _SYMBOLS = {
     "jaxseg_kernel_gradient": "JaxsegKernelGradient",
     "jaxseg_norm": "JaxsegNorm",
     "jaxseg_norm_gradient": "JaxsegNormGradient",
+    "jaxseg_pool_gradient": "JaxsegPoolGradient",
 }
 _MULTIPLE = 8  # of the number of channels made: the smallest register of floats
 _plain = False
@@ -186,6 +187,20 @@ def norm_gradient(
     shapes = x.shape, scale.shape, scale.shape
     arrays = dy, x, *statistics, scale, bias
     return _call("jaxseg_norm_gradient", shapes, *arrays, epsilon=epsilon, slope=slope)
+
+
+def pool_gradient(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
+    """Return the gradient of max-pooling: dy for the first largest element of each window, else 0.
+
+    Args:
+        x: [B, *(S w), C] float32 of two or three spatial axes, `fits(C)`.
+        y, dy: [B, *S, C], what was pooled and its gradient; the windows follow from the shapes.
+
+    Returns:
+        [B, *(S w), C].
+    """
+    arrays = [a if a.ndim == 5 else a[:, None] for a in (x, y, dy)]
+    return _call("jaxseg_pool_gradient", [arrays[0].shape], *arrays)[0].reshape(x.shape)
 
 
 def _call(target: str, shapes: Sequence[tuple[int, ...]], *arrays: jax.Array, **options):
