@@ -25,7 +25,7 @@ import jax
 
 from jaxseg.config import Config
 from jaxseg.config.settings import differences, to_json
-from jaxseg.datasets.index import fingerprint
+from jaxseg.datasets.index import Patient, fingerprint
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.splits import check_folds, split_patients
@@ -62,7 +62,12 @@ def say_set_up(config: Config, run: Path, prepared: Prepared, splits: Splits):
     for name, patients in splits.items():
         tumour = sum(t > 0 for p in patients for t in p.tumour_pixels)
         slices = sum(p.num_slices for p in patients)
-        print(f"{name:<10} {len(patients):>4} patients {slices:>6} slices, {tumour} with tumour")
+        counts = f"{slices:>6} slices, {tumour} with tumour"
+        if len(config.input.image_size) == 3:
+            persons, sizes = len({p.person for p in patients}), _region_counts(patients, prepared)
+            several = f"of {persons} persons, " if persons < len(patients) else ""
+            counts = f"{several}with {sizes}"
+        print(f"{name:<10} {len(patients):>4} patients {counts}")
     mesh = make_mesh(config.mesh)
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
     hosts = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -75,6 +80,13 @@ def say_set_up(config: Config, run: Path, prepared: Prepared, splits: Splits):
     for array in whole_arrays(state, mesh, config.mesh.fsdp_min_size):
         print(f"not split over fsdp, no axis divides: {array}")
     sys.stdout.flush()
+
+
+def _region_counts(patients: Sequence[Patient], prepared: Prepared) -> str:
+    """Return how many patients have each region."""
+    counts = (sum(p.region_voxels[k] > 0 for p in patients) for k in range(len(prepared.regions)))
+    pairs = zip(prepared.regions, counts, strict=True)
+    return ", ".join(f"{name} {count}" for name, count in pairs)
 
 
 def check_regions(config: Config, prepared: Prepared):

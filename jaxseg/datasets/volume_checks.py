@@ -35,8 +35,8 @@ def read_cases(
     same voxels, or cannot be read. Neither are those of another number of channels than the first.
 
     Volumes have the integer type of their files, or float32: patients may differ in it. Of
-    channels of several types it is one that holds all. `slice_numbers` count from 0, `files` names
-    the first image for each slice, `mask_values` are all values but 0 of the label file.
+    channels of several types it is one that holds all. `slice_numbers` count from 0, `files` are
+    those of the channels, `mask_values` are all values but 0 of the label file.
 
     Args:
         files: the source.
@@ -110,7 +110,7 @@ def _read_case(
         group=case.group,
         mask=masks,
         slice_numbers=tuple(range(depth)),
-        files=(case.images[0],) * depth,
+        files=case.images,
         mask_values=tuple(value for value in values if value),
     )
 

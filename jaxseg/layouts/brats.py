@@ -30,6 +30,11 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     return make_cases(found, masks, channels, config, problems)
 
 
+def sort_images(names: list[str], config: Dataset) -> dict[str, dict[str, str]]:
+    """Return {case: {sequence: file}} of scans, whether they have labels or not."""
+    return _sort(names, [])[0]
+
+
 def tell(files: Files, config: Dataset) -> Dataset:
     """Return the settings with the sequences that some case has, and the regions of the year.
 

@@ -1,12 +1,14 @@
-"""Scans whose channels are files of their own, found by patterns of their names."""
+"""Scans whose channels are files of their own, found by their names."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from jaxseg.config import Dataset
 from jaxseg.errors import UserError
 from jaxseg.layouts import names as says
 from jaxseg.layouts.find import Scan, folder_series, patient_name, read_volume
+from jaxseg.layouts.kinds import kind_of
 from jaxseg.scans.files import Files, list_files
 from jaxseg.scans.volume import Volume, join_channels
 
@@ -72,6 +74,34 @@ def find_by_channel(
             f"({says.listed(listed)})" + (f"; {looks}" if looks else "")
         )
     return [_scan(folder, files, p, found, names, fill) for p, found in sorted(patients.items())]
+
+
+def find_by_kind(
+    path: Path, dataset: Dataset, names: Sequence[str], fill: str | None = None
+) -> list[Scan]:
+    """Return the scans of a folder or zip that is kept as the volume set that was trained on.
+
+    A channel that a scan lacks is told when it is read, so that the others are predicted.
+
+    Args:
+        path: folder, zip, or anything else: then there are none.
+        dataset: of the run.
+        names: the model's channels, in order.
+        fill: the channel that stands in for those that a scan lacks.
+
+    Returns:
+        None at all where it is not kept so, by example where each file is a scan.
+    """
+    sort = kind_of(dataset).sort
+    if sort is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
+        return []
+    files = list_files(path)
+    cases = sort(list(files.stamps), dataset)
+    wanted = {
+        case: {channel: (name, (name,)) for channel, name in found.items() if channel in names}
+        for case, found in sorted(cases.items())
+    }
+    return [_scan(path, files, p, found, names, fill) for p, found in wanted.items() if found]
 
 
 def _scan(

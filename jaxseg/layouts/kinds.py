@@ -35,6 +35,9 @@ class DataSet:
     volumes: bool = False  # scans in three dimensions, whose copies are cropped to the head
     # Files, settings -> the settings with the channels and regions that the files tell.
     tell: Callable[[Files, Dataset], Dataset] | None = None
+    # Names of files, settings -> {case: {channel: file}} of scans without labels; None: each file
+    # is a scan.
+    sort: Callable[[list[str], Dataset], dict[str, dict[str, str]]] | None = None
 
     @property
     def region_names(self) -> tuple[str, ...]:
@@ -111,6 +114,7 @@ BRATS = DataSet(
     settings=_OF_VOLUMES,
     volumes=True,
     tell=brats.tell,
+    sort=brats.sort_images,
 )
 MSD = DataSet(
     name="msd",
@@ -127,6 +131,7 @@ NNUNET = DataSet(
     settings=_OF_VOLUMES,
     volumes=True,
     tell=nnunet.tell,
+    sort=nnunet.sort_images,
 )
 NIFTI = DataSet(
     name="nifti",
@@ -135,6 +140,7 @@ NIFTI = DataSet(
     settings=(*_OF_VOLUMES, "channel_files", "mask_file"),
     volumes=True,
     tell=tree.tell,
+    sort=tree.sort_images,
 )
 _ALL = (PHANTOM, PHANTOM_REGIONS, PHANTOM_VOLUMES, LGG, IMAGE_FOLDER, BRATS, MSD, NNUNET, NIFTI)
 KINDS = {kind.name: kind for kind in _ALL}

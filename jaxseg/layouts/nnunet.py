@@ -33,6 +33,16 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     return make_cases(found, masks, numbers, config, problems)
 
 
+def sort_images(names: list[str], config: Dataset) -> dict[str, dict[str, str]]:
+    """Return {case: {channel: file}} of CASE_0000.nii.gz and so on, in whatever folder."""
+    found = defaultdict(dict)
+    for name in filter(is_nifti, names):
+        match = _CHANNEL.fullmatch(stem_of(name))
+        if match and int(match["channel"]) < len(config.channel_names):
+            found[match["case"]].setdefault(config.channel_names[int(match["channel"])], name)
+    return dict(found)
+
+
 def tell(files: Files, config: Dataset) -> Dataset:
     """Return the settings with channels and regions of dataset.json, version 1 or 2.
 

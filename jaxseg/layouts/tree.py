@@ -24,14 +24,9 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
         UserError: there are no patterns, or nothing matches them.
     """
     patterns = patterns_of(config)
-    found, masks = defaultdict(dict), {}
-    regexes = {channel: pattern_regex(pattern) for channel, pattern in patterns.items()}
+    found, masks = _sort(names, patterns, problems), {}
     mask_regex = pattern_regex(config.mask_file)
     for name in filter(is_nifti, names):
-        for channel, regex in regexes.items():
-            if match := regex.fullmatch(name):
-                case = match["patient"]
-                put(found[case], channel, name, f"{channel} of {case}", problems)
         if match := mask_regex.fullmatch(name):
             put(masks, match["patient"], name, f"label file of {match['patient']}", problems)
     if not found or not masks:
@@ -43,6 +38,24 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
             + (f"; {looks}" if looks else "")
         )
     return make_cases(found, masks, tuple(patterns), config, problems)
+
+
+def sort_images(names: list[str], config: Dataset) -> dict[str, dict[str, str]]:
+    """Return {case: {channel: file}} of scans, whether they have labels or not."""
+    return _sort(names, patterns_of(config), [])
+
+
+def _sort(
+    names: list[str], patterns: dict[str, str], problems: list[str]
+) -> dict[str, dict[str, str]]:
+    found = defaultdict(dict)
+    regexes = {channel: pattern_regex(pattern) for channel, pattern in patterns.items()}
+    for name in filter(is_nifti, names):
+        for channel, regex in regexes.items():
+            if match := regex.fullmatch(name):
+                case = match["patient"]
+                put(found[case], channel, name, f"{channel} of {case}", problems)
+    return dict(found)
 
 
 def tell(files: Files, config: Dataset) -> Dataset:

@@ -15,7 +15,7 @@ from jaxseg.errors import UserError, cause
 from jaxseg.imaging.geometry import record_matrix
 from jaxseg.imaging.intensity import head_warnings
 from jaxseg.imaging.volumes import in_its_volume, slice_records, with_statistics
-from jaxseg.layouts.channels import find_by_channel, parse_patterns
+from jaxseg.layouts.channels import find_by_channel, find_by_kind, parse_patterns
 from jaxseg.layouts.find import Scan, find_scans
 from jaxseg.prediction import predictions
 from jaxseg.prediction.ensemble import Ensemble, predict_probability
@@ -235,8 +235,10 @@ def find_all(
     for path in inputs:
         if by_channel is not None:
             scans += find_by_channel(path, by_channel, names, fill)
-        else:
-            scans += find_scans(path, ensemble.config.dataset, names, fill, notes)
+            continue
+        dataset = ensemble.config.dataset
+        kept = find_by_kind(path, dataset, names, fill)
+        scans += kept or find_scans(path, dataset, names, fill, notes)
     if not scans:
         raise UserError("; ".join(["no scans", *notes]))
     return scans

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models import layers, native
+from jaxseg.models import layers, native, resampling
 from jaxseg.shipping import bundle
 
 # Not what else may be the matter: a source that does not compile must fail here.
@@ -197,11 +197,12 @@ def test_the_gradient_of_pooling_goes_to_the_first_largest(monkeypatch, shape):
     """Whole numbers: most windows have several."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.integers(0, 3, shape).astype(np.float32))
-    y, saved = layers._max_pool_forward(x)
+    window = (2,) * (len(shape) - 2)
+    y, saved = resampling._max_pool_forward(x, window)
     dy = jnp.asarray(rng.normal(size=y.shape).astype(np.float32))
-    (expected,) = layers._max_pool_backward(saved, dy)
+    (expected,) = resampling._max_pool_backward(window, saved, dy)
     monkeypatch.setattr(native, "available", lambda: True)
-    (actual,) = layers._max_pool_backward(saved, dy)
+    (actual,) = resampling._max_pool_backward(window, saved, dy)
     np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(actual, native.pool_gradient(x, y, dy))
 
