@@ -16,6 +16,7 @@ import numpy as np
 from jaxseg.errors import UserError
 
 MAX_PATIENT_BYTES = 4 << 30  # 500 slices of 1024 x 1024 of 4 channels of 16 bit
+_INTEGERS = tuple(map(np.dtype, (np.uint8, np.uint16, np.int16, np.int32)))  # kept as they are
 _SAME_MM = 1e-2  # grids whose corners lie closer than this are one
 _SQUARE = 1.1  # longest side of a pixel, relative to the other, that passes as a square
 
@@ -30,7 +31,7 @@ class Order(NamedTuple):
 class Volume(NamedTuple):
     """One patient's scan: voxels, place in space, the truth where it is known."""
 
-    image: np.ndarray  # [D, H, W, C] of any integer type or float32, finite
+    image: np.ndarray  # [D, H, W, C] of integers of at most 32 bits or float32, finite
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); () when unknown
     affine: np.ndarray | None = None  # [4, 4] float64, (slice, row, column, 1) to RAS+ mm
     warnings: tuple[str, ...] = ()  # what the user should know, one line each
@@ -136,25 +137,26 @@ def as_pixels(voxels: np.ndarray) -> np.ndarray:
 
 
 def as_stored(voxels: np.ndarray) -> np.ndarray:
-    """Return voxels in their own type of integers, or as float32, NaN and infinities among them.
+    """Return voxels as integers as they are, or as float32, NaN and infinities among them.
 
-    Integers of 64 bit are brought to 32 where that holds them, else to float32.
+    Integers are uint8, uint16, int16 or int32; others become the first of these that holds them,
+    float32 where none does.
 
     Raises:
         ValueError: complex numbers or colours.
     """
     if voxels.dtype.kind not in "iufb":
         raise ValueError(f"voxels of type {voxels.dtype}; save real numbers")
-    if voxels.dtype.kind == "b":
-        return voxels.astype(np.uint8)
     if voxels.dtype.kind == "f":
         return voxels.astype(np.float32)
-    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    if native.dtype.itemsize <= 4:
-        return native
-    limits = np.iinfo(np.int32)
-    fits = not native.size or (native.min() >= limits.min and native.max() <= limits.max)
-    return native.astype(np.int32 if fits else np.float32)
+    native = voxels.dtype.newbyteorder("=")
+    return voxels.astype(native if native in _INTEGERS else _least_integer(voxels))
+
+
+def _least_integer(voxels: np.ndarray) -> np.dtype:
+    low, high = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
+    holds = (t for t in _INTEGERS if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return next(holds, np.dtype(np.float32))
 
 
 def warn_of_shape(spacing_mm: tuple[float, ...]) -> list[str]:
