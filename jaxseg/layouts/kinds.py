@@ -32,7 +32,7 @@ class DataSet:
     find: Finder | None = None  # None: made by jaxseg itself
     roots: tuple[str, ...] = ()  # folders inside a source; of these only the first is read
     settings: tuple[str, ...] = ()  # of config.dataset that decide what the records are
-    volumes: bool = False  # trained on as volumes, not as slices
+    volumes: bool = False  # scans in three dimensions, whose copies are cropped to the head
     # Files, settings -> the settings with the channels and regions that the files tell.
     tell: Callable[[Files, Dataset], Dataset] | None = None
 

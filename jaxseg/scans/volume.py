@@ -39,7 +39,6 @@ class Volume(NamedTuple):
     # writes them on the grid and in the format of the input.
     write: Callable[[Path, np.ndarray], None] | None = None
     patient: str = ""
-    group: str = ""  # the person, whose scans are never parted; '': the patient
     mask: np.ndarray | None = None  # [D, H, W, K] uint8 of {0, 1}, one for each region
     slice_numbers: tuple[int, ...] = ()  # as the files count, ascending
     files: tuple[str, ...] = ()  # image files of the slices, relative to the source
@@ -47,6 +46,7 @@ class Volume(NamedTuple):
     mask_values: tuple[int, ...] = ()
     stats: np.ndarray | None = None  # [C, 4] float32, `intensity.volume_statistics` of the image
     head_box: np.ndarray | None = None  # [4] int32, `intensity.head_box` of the image
+    group: str = ""  # the person, who may have several scans; "": the patient is the person
     orientation: str = ""  # of the file's axes, where each runs to: 'LPS'; '' when it is no file's
 
     @property
