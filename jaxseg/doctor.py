@@ -75,7 +75,8 @@ def main(argv: Sequence[str]):
         raise UserError(f"--write-config {target}: exists; give another name or remove it")
     given = given_settings(options)
     start_computing()
-    found = examine(str(source), given, "nifti" if options.channels else options.name)
+    name = "nifti" if options.channels or options.mask else options.name
+    found = examine(str(source), given, name)
     if found.config is not None and not options.no_timing:
         found = with_cost(found)
     print(format_page(found.report, found.findings), flush=True)

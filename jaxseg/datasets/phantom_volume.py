@@ -116,7 +116,7 @@ def make_volume(seed: int, index: int, regions: Sequence[Region]) -> Volume:
         mask=to_masks(labels, regions),
         slice_numbers=tuple(range(len(image))),
         files=(patient,),
-        mask_values=tuple(labels.max((1, 2)).tolist()),
+        mask_values=tuple(np.unique(labels[labels > 0]).tolist()),
     )
 
 

@@ -49,7 +49,7 @@ def measure(volume: Volume) -> VolumeFacts:
     voxels = volume.mask.sum((0, 1, 2), dtype=np.int64)
     low, high = image.min((0, 1, 2)), image.max((0, 1, 2))
     return VolumeFacts(
-        patient=make_patient(volume, 0),
+        patient=make_patient(volume, 0, np.array([(0, 0, 0), image.shape[:3]])),
         group=volume.group or volume.patient,
         shape=image.shape[:3],
         spacing_mm=volume.spacing_mm,

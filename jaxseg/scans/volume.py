@@ -46,7 +46,6 @@ class Volume(NamedTuple):
     # writes them on the grid and in the format of the input.
     write: Callable[[Path, np.ndarray], None] | None = None
     patient: str = ""
-    group: str = ""  # the person, whose scans are never parted; '': the patient
     mask: np.ndarray | None = None  # [D, H, W, K] uint8 of {0, 1}, one for each region
     slice_numbers: tuple[int, ...] = ()  # as the files count, ascending
     files: tuple[str, ...] = ()  # image files of the slices, relative to the source
@@ -103,7 +102,7 @@ def cut(volume: Volume, low: Sequence[int], high: Sequence[int]) -> Volume:
     Its affine, slice numbers and head box are those of the box; it cannot be written.
     """
     part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    numbers, values, box = volume.slice_numbers, volume.mask_values, volume.head_box
+    numbers, box = volume.slice_numbers, volume.head_box
     if box is not None:
         shift, frame = np.tile(low[1:], 2), np.tile(np.subtract(high, low)[1:], 2)
         box = np.clip(box - shift, 0, frame).astype(np.int32)
@@ -112,7 +111,6 @@ def cut(volume: Volume, low: Sequence[int], high: Sequence[int]) -> Volume:
         mask=None if volume.mask is None else volume.mask[part],
         affine=None if volume.affine is None else moved(volume.affine, low),
         slice_numbers=numbers[part[0]],
-        mask_values=values[part[0]],
         head_box=box,
         write=None,
     )

@@ -16,7 +16,7 @@ from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.volume_checks import read_cases
 from jaxseg.errors import UserError
 from jaxseg.layouts.kinds import kind_of, list_source, told_by_files
-from jaxseg.scans.volume import axial_order, to_axial
+from jaxseg.scans.volume import as_stored, axial_order, to_axial
 
 pytest.importorskip("nibabel")
 
@@ -66,6 +66,8 @@ def test_a_sound_set_comes_as_it_is_stored(tmp_path):
         ("int16", "int16"),
         ("uint16", "uint16"),
         ("int32", "int32"),
+        ("int8", "uint8"),  # of these values
+        ("uint32", "uint8"),
         ("float32", "float32"),
         ("float64", "float32"),
     ],
@@ -73,10 +75,19 @@ def test_a_sound_set_comes_as_it_is_stored(tmp_path):
 def test_images_keep_their_type(tmp_path, stored, kept):
     write_brats(tmp_path, 1)
     for suffix in ("_t1", "_t1ce", "_t2", "_flair"):
-        write_nifti(path(tmp_path, suffix), (head(1) // 4).astype(stored), AFFINE)
+        write_nifti(path(tmp_path, suffix), (head(1) // 8).astype(stored), AFFINE)
     volumes, sound, _, _ = read(tmp_path)
     assert sound and volumes[FIRST].image.dtype == kept
-    np.testing.assert_array_equal(volumes[FIRST].image[..., 0], axial(head(1) // 4))
+    np.testing.assert_array_equal(volumes[FIRST].image[..., 0], axial(head(1) // 8))
+
+
+def test_integers_of_64_bits_become_the_first_type_that_holds_them():
+    for values, kept in (([0, 9], "uint8"), ([-1, 9], "int16"), ([0, 70000], "int32")):
+        assert as_stored(np.array(values, np.int64)).dtype == kept
+    assert as_stored(np.array([0, 2**40], np.int64)).dtype == np.float32
+    assert as_stored(np.array([1, 2], ">i2")).dtype == np.dtype("int16")
+    with pytest.raises(ValueError, match="save real numbers"):
+        as_stored(np.zeros(2, np.complex64))
 
 
 def test_sequences_of_several_types_have_one_that_holds_all(tmp_path):

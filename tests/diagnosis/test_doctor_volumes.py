@@ -127,7 +127,7 @@ def test_one_person_under_two_names_is_found(tmp_path):
         copy = tmp_path / second / f"{second}{suffix}.nii.gz"
         shutil.copy(tmp_path / first / f"{first}{suffix}.nii.gz", copy)
     (warning,) = texts(examine(tmp_path), "warning")
-    assert warning.startswith(f"patients {first} and {second}: 8 identical images: ")
+    assert warning.startswith(f"patients {first} and {second}: 4 identical images: ")
 
 
 def test_the_trap_of_the_labels_is_an_error_with_its_remedy(tmp_path):
