@@ -149,6 +149,7 @@ class Augment:
 
     flip_probability: float = 0.5  # left-right; the image's columns
     flip_all_axes: bool = False  # patches: mirror slices and rows as well, each by itself
+    in_plane: bool = False  # patches: turn and blur within slices alone, as where they are thick
     rotation_probability: float = 0.5
     rotation_degrees: float = 15.0  # drawn from +-this
     scale_probability: float = 0.5

@@ -21,6 +21,15 @@ _GAIN_NODES = 4
 _BETWEEN = 1.01  # the largest extent may lie between the angles tried
 
 
+def thick_axes(spacing_mm: Sequence[float], config: Augment) -> np.ndarray:
+    """Return which axes are neither turned into nor blurred, [n] bool."""
+    spacing = np.asarray(spacing_mm, np.float64)
+    thick = spacing > THICK * spacing.min()
+    if len(spacing) == 3:
+        thick[0] |= config.in_plane
+    return thick
+
+
 def draw_movement(
     rng: np.random.Generator, spacing_mm: Sequence[float], config: Augment
 ) -> np.ndarray:
@@ -43,18 +52,19 @@ def draw_movement(
     if not config.flip_all_axes:
         mirrored[:-1] = False  # left and right only
     mirror = np.diag(np.where(mirrored, -1.0, 1.0))
-    turn = rotation(angles * turned, spacing_mm)
+    turn = rotation(angles * turned, spacing_mm, thick_axes(spacing_mm, config))
     return mirror @ turn / (scale if scaled else 1.0)
 
 
-def rotation(degrees: Sequence[float], spacing_mm: Sequence[float]) -> np.ndarray:
+def rotation(
+    degrees: Sequence[float], spacing_mm: Sequence[float], thick: np.ndarray
+) -> np.ndarray:
     """Return the rotation [n, n] in voxels, one angle for each plane of two axes, in order.
 
-    Angles of planes that hold a thick axis do not count.
+    Angles of planes that hold a thick axis do not count; thick [n] bool.
     """
     rank, spacing = len(spacing_mm), np.asarray(spacing_mm, np.float64)
     matrix = np.eye(rank)
-    thick = spacing > THICK * spacing.min()
     for (i, j), angle in zip(itertools.combinations(range(rank), 2), degrees, strict=True):
         if thick[i] or thick[j]:
             continue
@@ -72,10 +82,11 @@ def largest_extent(
     turns = [0.0]
     if config.rotation_probability:
         turns = np.linspace(-config.rotation_degrees, config.rotation_degrees, 9).tolist()
+    thick = thick_axes(spacing_mm, config)
     elastic = config.elastic_amplitude * max(shape) if config.elastic_probability else 0.0
     size = np.asarray(shape) - 1.0 + 2 * elastic
     extents = [
-        np.abs(rotation(angles, spacing_mm)) @ size
+        np.abs(rotation(angles, spacing_mm, thick)) @ size
         for angles in itertools.product(turns, repeat=math.comb(len(shape), 2))
     ]
     shrink = min(config.scale_range[0], 1.0) if config.scale_probability else 1.0
@@ -122,7 +133,7 @@ def draw_intensity(
         c.low_resolution_probability,
         c.noise_probability,
     )
-    thick = np.asarray(spacing_mm) > THICK * min(spacing_mm)
+    thick = thick_axes(spacing_mm, config)
     smooth = {
         f"smooth_{axis}": smoothing(
             size,

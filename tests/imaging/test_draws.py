@@ -11,6 +11,9 @@ ALWAYS = {name: 1.0 for name in vars(Augment()) if name.endswith("_probability")
 ISOTROPIC, THICK = (1.0, 1.0, 1.0), (5.0, 0.5, 0.5)
 
 
+NONE = np.zeros(3, bool)
+
+
 def rng(seed=0):
     return np.random.default_rng(seed)
 
@@ -28,23 +31,26 @@ def test_without_any_change_all_numbers_are_neutral():
 
 def test_a_quarter_turn_in_each_plane():
     np.testing.assert_allclose(
-        draws.rotation((90, 0, 0), ISOTROPIC), [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-12
+        draws.rotation((90, 0, 0), ISOTROPIC, NONE), [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-12
     )
     np.testing.assert_allclose(
-        draws.rotation((0, 0, 90), ISOTROPIC), [[1, 0, 0], [0, 0, -1], [0, 1, 0]], atol=1e-12
+        draws.rotation((0, 0, 90), ISOTROPIC, NONE), [[1, 0, 0], [0, 0, -1], [0, 1, 0]], atol=1e-12
     )
 
 
 def test_rotation_keeps_lengths_in_mm():
     spacing = np.array([2.0, 1.0, 1.5])
-    matrix = draws.rotation((20, -35, 50), spacing)
+    matrix = draws.rotation((20, -35, 50), spacing, NONE)
     in_mm = matrix * spacing[:, None] / spacing
     np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(in_mm) == pytest.approx(1)
 
 
 def test_thick_slices_are_not_turned_into():
-    matrix = draws.rotation((20, -35, 50), THICK)
+    thick = draws.thick_axes(THICK, Augment())
+    assert thick.tolist() == [True, False, False]
+    assert draws.thick_axes(ISOTROPIC, Augment(in_plane=True)).tolist() == thick.tolist()
+    matrix = draws.rotation((20, -35, 50), THICK, thick)
     np.testing.assert_array_equal(matrix[0], [1, 0, 0])
     np.testing.assert_array_equal(matrix[:, 0], [1, 0, 0])
     assert abs(matrix[1, 2]) > 0.5
