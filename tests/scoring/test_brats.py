@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxseg.config import Evaluation
-from jaxseg.scoring import brats, lesions, surface
+from jaxseg.scoring import brats, lesions, surface, surfels
 from jaxseg.scoring.brats import CHALLENGES, Rules, brats_2026, legacy, lesionwise_2023
 
 SHAPE, MM = (12, 14, 60), (1.0, 1.0, 1.0)
@@ -141,6 +141,12 @@ def test_a_thin_region_in_a_volume_is_a_volume():
         here = definition(prediction, truth, (5.0, 1.0, 1.0))
         moved = definition(prediction[1:], truth[1:], (5.0, 1.0, 1.0))
         assert here == moved
+    holed = truth.copy()
+    holed[5, 5:8, 7:10] = False  # in the plane its edge is far from the truth's, in space near
+    surfaces = surfels.measure(holed, truth, MM)
+    assert legacy(holed, truth).hd95 == surfels.hd95_by_area(surfaces)
+    flat = surfels.measure(holed[5:6], truth[5:6], MM)
+    assert surfels.hd95_by_area(surfaces) != surfels.hd95_by_area(flat)
     # 36 voxels each, all surface: 6 of each are 1 away, a sixth.
     assert brats_2026(prediction, truth, (5.0, 1.0, 1.0))[:2] == pytest.approx((30 / 36, 1.0))
 
@@ -166,8 +172,9 @@ def test_properties(pair, definition, name):
         prediction.transpose(2, 0, 1), truth.transpose(2, 0, 1), (1.5, 2.0, 1.0), challenge
     )
     flipped = definition(prediction[::-1, :, ::-1], truth[::-1, :, ::-1], spacing, challenge)
-    # Pairs of one sum of Dice may be other pairs in another order: their distances differ.
-    same = 3 if definition is not brats_2026 else 1 if name != "MET" else 0
+    # Distances may differ: in 2026 other pairs may have the same sum of Dice (among metastases
+    # even larger ones), and by area the last rounding of a sum decides where 95 % are reached.
+    same = 0 if definition is brats_2026 and name == "MET" else 1
     expected = [v if v is None else pytest.approx(v) for v in score]
     for other in (turned, flipped):
         assert list(other[:same]) == expected[:same] and other[3:] == score[3:]
