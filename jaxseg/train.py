@@ -30,7 +30,7 @@ from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.splits import check_folds, split_patients
 from jaxseg.errors import UserError
-from jaxseg.evaluation.drawing import Part
+from jaxseg.evaluation.parts import Part
 from jaxseg.evaluation.score import evaluate
 from jaxseg.evaluation.threshold_baseline import find_baselines
 from jaxseg.evaluation.tuning import tuned

@@ -132,7 +132,7 @@ def compare(a: Scores, b: Scores, num_samples: int, seed: int = 0) -> dict[str, 
     patients, warnings = sorted(a.patients), scoretext.few_patients(len(a.patients))
     left_out = () if _same_distances(a, b) else ("hd95", "nsd")
     if left_out:
-        warnings.append("HD95 is left out: measured with different spacing_mm.")
+        warnings.append("HD95 and NSD are left out: measured with different spacing_mm.")
     rules = _same_rules(a, b)
     measures = {}
     for measure in MEASURES:

@@ -1,17 +1,15 @@
 """The figures of an evaluation: all patients in numbers, and some of them in pictures."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxseg.datasets.index import Patient
 from jaxseg.datasets.prepared import Prepared
+from jaxseg.evaluation.parts import Part, Scores
 from jaxseg.prediction import operating
 from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import segment_regions
-from jaxseg.prediction.predictor import Predictor
-from jaxseg.prediction.trained import Trained
 from jaxseg.runs import workdir
 from jaxseg.scoring import (
     contours,
@@ -22,16 +20,6 @@ from jaxseg.scoring import (
     scoretext,
 )
 from jaxseg.scoring.patient_score import PatientScore
-
-Scores = list[list[PatientScore]]  # [patients][regions]
-
-
-class Part(NamedTuple):
-    """A trained run and whom it is scored on; the folds of a cross-validation are several."""
-
-    trained: Trained
-    model: Predictor  # of the run
-    patients: Sequence[Patient]
 
 
 def draw_figures(

@@ -11,7 +11,7 @@ from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.splits import split_patients
 from jaxseg.errors import UserError
 from jaxseg.evaluation import folds
-from jaxseg.evaluation.drawing import Part
+from jaxseg.evaluation.parts import Part
 from jaxseg.evaluation.score import evaluate
 from jaxseg.machine.distributed import check_same, gather, together
 from jaxseg.prediction import trained

@@ -10,7 +10,8 @@ from jaxseg.config import Config
 from jaxseg.config.settings import to_json
 from jaxseg.datasets.index import scan_digest, truth_digest
 from jaxseg.datasets.prepared import Prepared
-from jaxseg.evaluation.drawing import Part, Scores, draw_figures
+from jaxseg.evaluation.drawing import draw_figures
+from jaxseg.evaluation.parts import Part, Scores
 from jaxseg.evaluation.threshold_baseline import read_baselines
 from jaxseg.imaging.intensity import normalise
 from jaxseg.machine.distributed import gather_shares, is_main, on_main, together
@@ -151,7 +152,7 @@ def score_cases(
         patient, truth, spacing = case.patient.id, case.truth, case.volume.spacing_mm
         masks = segment_regions(case.probability, points, spacing, case.volume.affine)
         image = normalise(case.volume.image, case.volume.stats)
-        person = getattr(case.patient, "group", "")
+        person = case.patient.group
         scored = [
             (
                 score_patient(patient, mask, truth[..., k], spacing, name, person, rules),

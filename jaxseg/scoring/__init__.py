@@ -2,5 +2,6 @@
 
 In: masks [D, H, W] and probabilities of patients. Out: scores per patient, their mean with an
 interval, trivial baselines beside them, calibration; texts, figures as PNG, one HTML page. Begin
-with `scorecard.py`; `metrics.py` and `surface.py` are the measures, `scoretext.py` the words.
+with `patient_score.py` and `scorecard.py`; `metrics.py`, `surface.py`, `surfels.py`, `lesions.py`
+and `brats.py` are the measures, `scoretext.py` and `regiontext.py` the words.
 """

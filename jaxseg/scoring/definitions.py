@@ -38,16 +38,16 @@ def definitions(unit: str, rules: Rules | None = None) -> dict[str, str]:
         "hd95_unit": unit,
         "patients": "All slices of a patient are one volume on the pixel grid of the input files. "
         "Means and medians are over patients, each counting the same.",
-        "empty": "Truth and prediction both empty: Dice, IoU, sensitivity, precision and NSD 1, "
-        "HD95 0. One of them empty: 0, and HD95 the diagonal of the volume. No patient is dropped; "
-        "those with an empty truth are told apart besides.",
+        "empty": "Truth and prediction both empty: Dice, IoU, sensitivity and precision 1, HD95 0. "
+        "One of them empty: 0, and HD95 the diagonal of the volume. No patient is dropped.",
+        "empty_truth": "Patients with an empty truth are told apart besides.",
         "regions": "Mean over regions: of each patient's regions, then over patients.",
         "hd95": "95th percentile of the distances from each surface voxel of one mask to the "
         "surface of the other, the larger of the two directions. " + step,
         "nsd": f"Normalised surface Dice at {'1 mm' if unit == 'mm' else '1 pixel'}: the share of "
         "both surfaces' area that lies no farther from the other one. Surface elements between "
         "eight voxels with the areas of marching cubes, as in the package surface-distance "
-        "(Nikolov et al., 2021).",
+        "(Nikolov et al., 2021). Both masks empty: 1; one: 0.",
         "volume_error": "(predicted - true) / true volume, signed, so that errors of opposite "
         "sign cancel in its mean; the absolute one does not. Over patients with tumour only.",
         "lesions": "A lesion is a part connected by 26 neighbours, over the slices too. Found: at "
@@ -59,7 +59,8 @@ def definitions(unit: str, rules: Rules | None = None) -> dict[str, str]:
         "threshold, unless its part (26 neighbours, over the slices too) is smaller than the "
         "smallest lesion kept. All of it is chosen on the validation patients, never on test.",
         "ci95": "95 % percentile bootstrap interval of the mean over patients; none for one "
-        "patient. Drawn are persons, each with all time points.",
+        "patient.",
+        "persons": "Where a person has several time points, the bootstrap draws whole persons.",
         "slices": "Dice of single slices. Tumour only: slices with tumour in the truth, so false "
         "alarms elsewhere are not seen. All: a slice empty in both counts as 1, so a predictor "
         "of nothing scores the share of empty slices. False-positive rate: the share of slices "

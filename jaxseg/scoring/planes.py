@@ -52,7 +52,7 @@ def region_planes(
             for k, name in enumerate(regions):
                 cut = np.take(masks[..., k], centre[axis], axis)
                 # The inner above and narrower, so that both are seen where they share an edge.
-                width = (0.7 if row == 0 else 1.3) * (1 + (len(regions) - 1 - k))
+                width = (0.6 if row == 0 else 1.1) * min(1 + 2 * (len(regions) - 1 - k), 3.2)
                 draw_mask(axes, cut, shown[name], width)
             if row == 0:
                 axes.set_title(f"{plane}, {centre[axis] + 1} of {image.shape[axis]}", fontsize=10)

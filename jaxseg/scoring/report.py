@@ -42,7 +42,7 @@ def page(
         *(_figure(name, image) for name, image in figures.items()),
         _worst_table(scores, summary),
         "<h2>All patients, worst first</h2>",
-        _patients_table(scores, summary["definitions"]["hd95_unit"]),
+        _patients_table(scores, summary["definitions"]["hd95_unit"], summary.get("brats", {})),
         "<h2>Definitions</h2>",
         _definitions(summary["definitions"]),
         "<h2>Config and versions</h2>",
@@ -150,7 +150,7 @@ def _distrust_table(summary: dict[str, Any]) -> str:
     return _table(header, rows, ["", "", "beside", "beside", "text"])
 
 
-def _patients_table(scores: Sequence[PatientScore], hd95_unit: str) -> str:
+def _patients_table(scores: Sequence[PatientScore], hd95_unit: str, brats: dict[str, Any]) -> str:
     regions = len({s.region for s in scores}) > 1
     header = [
         "patient",
@@ -163,8 +163,7 @@ def _patients_table(scores: Sequence[PatientScore], hd95_unit: str) -> str:
         "NSD",
     ]
     header += ["lesions found", "invented"]
-    by_brats = any(s.brats_dice is not None for s in scores)
-    header += ["BraTS Dice", "BraTS HD95"] if by_brats else []
+    header += [f"{brats['definition']} {name}" for name in ("Dice", "HD95")] if brats else []
     header += ["volume error", "voxels, truth", "voxels, predicted", "empty slices hit"]
     rows = []
     for s in sorted(scores, key=lambda s: (s.dice, s.patient)):
@@ -174,8 +173,9 @@ def _patients_table(scores: Sequence[PatientScore], hd95_unit: str) -> str:
         sizes = (f"{s.truth_voxels:,}", f"{s.predicted_voxels:,}")
         named = [s.patient, *([s.region] if regions else [])]
         lesions = (f"{s.found_lesions} of {s.lesions}", str(s.invented_lesions))
-        brats = (("-" if v is None else f"{v:.3f}") for v in (s.brats_dice, s.brats_hd95))
-        shown = [*overlaps, f"{s.hd95:.1f}", f"{s.nsd:.3f}", *lesions, *(brats if by_brats else ())]
+        forms = ((s.brats_dice, ".3f"), (s.brats_hd95, ".1f")) if brats else ()
+        others = ("-" if value is None else format(value, form) for value, form in forms)
+        shown = [*overlaps, f"{s.hd95:.1f}", f"{s.nsd:.3f}", *lesions, *others]
         rows.append([*named, *shown, error, *sizes, hit])
     return f'<div class="wide">{_table(header, rows, [""] * len(header))}</div>'
 

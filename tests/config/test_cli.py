@@ -128,8 +128,14 @@ def test_folds_have_a_name_beside_the_data_set():
     [
         ((), ["--config configs/unet.py"]),
         (("--config",), ["--config needs a value"]),
-        (("--config", "nowhere.py"), ["nowhere.py: no such file", "brats, lgg, lgg_cpu, lgg_volumes, unet, volumes"]),
-        (("--config", "unit"), ["unit: no such file", "brats, lgg, lgg_cpu, lgg_volumes, unet, volumes"]),
+        (
+            ("--config", "nowhere.py"),
+            ["nowhere.py: no such file", "brats, lgg, lgg_cpu, lgg_volumes, unet, volumes"],
+        ),
+        (
+            ("--config", "unit"),
+            ["unit: no such file", "brats, lgg, lgg_cpu, lgg_volumes, unet, volumes"],
+        ),
         ((*UNET, "--config.train.batchsize=4"), ["batchsize", "batch_size"]),
         ((*UNET, "--config.trian.batch_size=4"), ["trian", "did you mean config.train.batch"]),
         ((*UNET, "--config.learning_rate=4"), ["did you mean config.optimizer.learning_rate?"]),

@@ -214,7 +214,7 @@ def test_distances_of_different_spacing_are_left_out(tmp_path):
         b = write(tmp_path / name, (10, 2), spacing_mm=spacing_mm)
         found = compared(a, b)
         assert "hd95" not in found["measures"]
-        assert any("HD95 is left out" in w for w in found["warnings"])
+        assert any("HD95 and NSD are left out" in w for w in found["warnings"])
         assert "HD95, " not in comparison.format_comparison(found)
         a = b
     assert (

@@ -19,7 +19,7 @@ from jaxseg import evaluate
 from jaxseg.config import Input, command_line
 from jaxseg.datasets.prepare import prepare
 from jaxseg.evaluation import score
-from jaxseg.evaluation.drawing import Part
+from jaxseg.evaluation.parts import Part
 from jaxseg.machine.files import write_json
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction import inference, predictor
