@@ -126,13 +126,12 @@ class _NativeBatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         slope = 0.0 if self.relu else 1.0
-        flat = x.reshape(1, -1, x.shape[-1])
-        y, *statistics = _norm_native(flat, scale, bias, self.epsilon, slope)
+        y, *statistics = _norm_native(x, scale, bias, self.epsilon, slope, False)
         statistics = jax.lax.stop_gradient(statistics)  # it has none for them
         if not self.is_initializing():
             for running, new in zip((mean, variance), statistics, strict=True):
-                running.value = self.momentum * running.value + (1 - self.momentum) * new[0]
-        return y.reshape(x.shape)
+                running.value = self.momentum * running.value + (1 - self.momentum) * new
+        return y
 
 
 def leaky_relu(x: jax.Array, slope: float) -> jax.Array:
@@ -172,21 +171,20 @@ class _NativeInstanceNorm(nn.Module):
         shape, initial = x.shape[-1:], nn.initializers
         scale = self.param("scale", initial.ones_init(), shape, jnp.float32)
         bias = self.param("bias", initial.zeros_init(), shape, jnp.float32)
-        flat = x.reshape(x.shape[0], -1, x.shape[-1])
-        return _norm_native(flat, scale, bias, self.epsilon, self.slope)[0].reshape(x.shape)
+        return _norm_native(x, scale, bias, self.epsilon, self.slope, True)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _norm_native(x, scale, bias, epsilon: float, slope: float) -> tuple[jax.Array, ...]:
-    return tuple(native.norm(x, scale, bias, epsilon, slope))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _norm_native(x, scale, bias, epsilon, slope, by_sample) -> tuple[jax.Array, ...]:
+    return tuple(native.norm(x, scale, bias, epsilon, slope, by_sample))
 
 
-def _norm_native_forward(x, scale, bias, epsilon: float, slope: float) -> tuple[tuple, tuple]:
-    y, *statistics = native.norm(x, scale, bias, epsilon, slope)
+def _norm_native_forward(x, scale, bias, epsilon, slope, by_sample) -> tuple[tuple, tuple]:
+    y, *statistics = native.norm(x, scale, bias, epsilon, slope, by_sample)
     return (y, *statistics), (x, statistics, scale, bias)
 
 
-def _norm_native_backward(epsilon: float, slope: float, saved: tuple, gradients) -> tuple:
+def _norm_native_backward(epsilon, slope, by_sample, saved: tuple, gradients) -> tuple:
     return tuple(native.norm_gradient(gradients[0], *saved, epsilon, slope))
 
 

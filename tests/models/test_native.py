@@ -154,7 +154,7 @@ def test_norm_and_its_gradient_are_those_of_float64(shape, mean, std, slope):
     x, dy, scale, bias = normed(shape, mean, std)
     values, gradients = reference_norm(x, dy, scale, bias, slope)
     options = {"epsilon": EPSILON, "slope": slope}
-    actual = jax.jit(functools.partial(native.norm, **options))(x, scale, bias)
+    actual = jax.jit(functools.partial(native.norm, by_sample=True, **options))(x, scale, bias)
     for mine, expected in zip(actual, values, strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-6, atol=4e-6 * np.abs(values[0]).max())
     gradient = jax.jit(functools.partial(native.norm_gradient, **options))
@@ -170,7 +170,7 @@ def test_norm_and_its_gradient_are_those_of_float64(shape, mean, std, slope):
 def test_what_is_not_a_number_is_not_hidden_by_the_relu():
     x, _, scale, bias = normed((2, 35, 16), 0.0, 1.0)
     x[1, 20, 5] = np.nan
-    y, *_ = native.norm(x, scale, bias, EPSILON, 0.0)
+    y, *_ = native.norm(x, scale, bias, EPSILON, 0.0, True)
     hidden = np.isnan(y)
     assert hidden[1, :, 5].all()
     assert hidden.sum() == 35, "no other channel and no other group"
@@ -231,7 +231,7 @@ def test_the_same_bits_every_time():
         np.testing.assert_array_equal(first, second)
     scale, bias = np.ones(32, np.float32), np.zeros(32, np.float32)
     x = dy.reshape(2, -1, 32)
-    norm = jax.jit(lambda x: native.norm(x, scale, bias, EPSILON, 0.0))
+    norm = jax.jit(lambda x: native.norm(x, scale, bias, EPSILON, 0.0, True))
     for one, other in zip(norm(x), norm(x), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -440,12 +440,11 @@ from jaxseg.models import native
 assert not native.problem(), native.problem()
 x = np.random.default_rng(0).normal(size=(2, 9, 7, 24)).astype(np.float32)
 scale, bias = np.ones(24, np.float32), np.zeros(24, np.float32)
-flat = x.reshape(1, -1, 24)
-y, *statistics = native.norm(flat, scale, bias, 1e-5, 1.0)
-dx, *_ = native.norm_gradient(y, flat, statistics, scale, bias, 1e-5, 1.0)
+y, *statistics = native.norm(x, scale, bias, 1e-5, 1.0, False)
+dx, *_ = native.norm_gradient(y, x, statistics, scale, bias, 1e-5, 1.0)
 kernel = np.eye(24) * np.eye(9)[4].reshape(3, 3, 1, 1)
 centre = native.convolve(x, kernel.astype(np.float32))
-means = np.asarray(y).mean((0, 1)), np.asarray(dx).mean((0, 1))
+means = np.asarray(y).mean((0, 1, 2)), np.asarray(dx).mean((0, 1, 2))
 print(np.abs(means).max() < 1e-6, (centre == x).all())
 """
 

@@ -120,53 +120,38 @@ def convolve(image: jax.Array, kernel: jax.Array) -> jax.Array:
         [B, (D,) H, W, O] float32.
     """
     shape = (*image.shape[:-1], kernel.shape[-1])
-    return _convolved("jaxseg_convolve", image, kernel, shape)
+    return _call("jaxseg_convolve", [shape], image, kernel)[0]
 
 
 def image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
     """Return the gradient of the image, [B, *S, C], `fits(C)`; gradient [B, *S, O]."""
     shape = (*gradient.shape[:-1], kernel.shape[-2])
-    return _convolved("jaxseg_image_gradient", gradient, kernel, shape)
+    return _call("jaxseg_image_gradient", [shape], gradient, kernel)[0]
 
 
 def kernel_gradient(image: jax.Array, gradient: jax.Array, window: tuple[int, ...]) -> jax.Array:
     """Return the gradient of the kernel, [*window, C, O], `fits(O)`; gradient [B, *S, O]."""
-    channels = image.shape[-1], gradient.shape[-1]
-    shape = (window[0] if len(window) == 3 else 1, 3, 3, *channels)
-    arrays = _planes(image, window), _planes(gradient, window)
-    return _call("jaxseg_kernel_gradient", [shape], *arrays)[0].reshape(*window, *channels)
-
-
-def _convolved(target: str, image: jax.Array, kernel: jax.Array, shape: tuple[int, ...]):
-    image = _planes(image, kernel.shape[:-2])
-    result = (*image.shape[:-1], shape[-1])
-    kernel = kernel.reshape(-1, 3, 3, *kernel.shape[-2:])
-    return _call(target, [result], image, kernel)[0].reshape(shape)
-
-
-def _planes(image: jax.Array, window: tuple[int, ...]) -> jax.Array:
-    """Return [B, *S, C] as [B, D, H, W, C]: one plane each where the window has one."""
-    if len(window) == 3 and window[0] == 3:
-        return image
-    return image.reshape(-1, 1, *image.shape[-3:])
+    shape = (*window, image.shape[-1], gradient.shape[-1])
+    return _call("jaxseg_kernel_gradient", [shape], image, gradient)[0]
 
 
 def norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, slope: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, slope: float, by_sample: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalise each group by its own mean and variance.
+    """Normalise each channel by its own mean and variance.
 
     Args:
-        x: [G, P, C] float32, `fits(C)`, at least one number per group and channel: batch norm
-            has one group, instance norm one per sample.
+        x: [B, ..., C] float32, `fits(C)`, at least one number per channel (and sample).
         scale, bias: [C] float32.
         epsilon: added to the variance.
         slope: what is negative in the end is multiplied with it; 0: ReLU, 1: left as it is.
+        by_sample: instance norm; otherwise all of the batch together.
 
     Returns:
-        [G, P, C] like x, mean [G, C] and biased variance [G, C]; sums are taken in float64.
+        [B, ..., C] like x, mean and biased variance, [B, C] by sample, otherwise [C]; sums are
+        taken in float64.
     """
-    statistics = x.shape[0], x.shape[2]
+    statistics = (x.shape[0], *scale.shape) if by_sample else scale.shape
     shapes = x.shape, statistics, statistics
     return _call("jaxseg_norm", shapes, x, scale, bias, epsilon=epsilon, slope=slope)
 

@@ -21,6 +21,19 @@ struct Shape {
   int64_t planes;  // of the kernel: 1 or 3
 };
 
+using Array = ffi::Buffer<ffi::F32>;
+using Dimensions = decltype(std::declval<const Array>().dimensions());
+
+// Of an image [B, (D,) H, W, C] and a kernel [(K,) 3, 3, ...]; planes that a kernel does not bring
+// together are images of their own.
+Shape ShapeOf(const Dimensions& image, const Dimensions& kernel, int64_t in, int64_t out) {
+  const bool volumes = image.size() == 5;
+  const int64_t planes = kernel.size() == 5 ? kernel[0] : 1, depth = volumes ? image[1] : 1;
+  const int64_t height = image[image.size() - 3], width = image[image.size() - 2];
+  if (planes == 1) return {image[0] * depth, 1, height, width, in, out, planes};
+  return {image[0], depth, height, width, in, out, planes};
+}
+
 // Rows of the image that a row of the result depends on, plane by plane, each padded by a pixel.
 struct Rows {
   const float* at[9];
@@ -163,18 +176,16 @@ void ConvolveImages(ffi::ThreadPool& pool, const float* x, const float* w, float
 
 ffi::Error Convolve(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> image, ffi::Buffer<ffi::F32> kernel,
                     ffi::Result<ffi::Buffer<ffi::F32>> result) {
-  auto d = image.dimensions();
   auto k = kernel.dimensions();
-  const Shape s{d[0], d[1], d[2], d[3], d[4], k[4], k[0]};
+  const Shape s = ShapeOf(image.dimensions(), k, k[k.size() - 2], k.back());
   ConvolveImages(pool, image.typed_data(), kernel.typed_data(), result->typed_data(), s);
   return ffi::Error::Success();
 }
 
 ffi::Error ImageGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> gradient,
                          ffi::Buffer<ffi::F32> kernel, ffi::Result<ffi::Buffer<ffi::F32>> result) {
-  auto d = gradient.dimensions();
   auto k = kernel.dimensions();
-  const Shape s{d[0], d[1], d[2], d[3], d[4], k[3], k[0]};
+  const Shape s = ShapeOf(gradient.dimensions(), k, k.back(), k[k.size() - 2]);
   const std::vector<float> mirrored = Transposed(pool, kernel.typed_data(), s);
   ConvolveImages(pool, gradient.typed_data(), mirrored.data(), result->typed_data(), s);
   return ffi::Error::Success();
@@ -269,8 +280,8 @@ Cut CutForKernelGradient(const Shape& s) {
 
 ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> image,
                           ffi::Buffer<ffi::F32> gradient, ffi::Result<ffi::Buffer<ffi::F32>> result) {
-  auto d = image.dimensions();
-  const Shape s{d[0], d[1], d[2], d[3], d[4], gradient.dimensions()[4], result->dimensions()[0]};
+  auto k = result->dimensions();
+  const Shape s = ShapeOf(image.dimensions(), k, k[k.size() - 2], k.back());
   View x{image.typed_data(), s.in, 1}, g{gradient.typed_data(), s.out, 1};
   float* y = result->typed_data();
   const int64_t size = 9 * s.planes * s.in * s.out, pixels = s.batch * s.depth * s.height * s.width;

@@ -17,9 +17,9 @@ struct Extent {
   int64_t groups, pixels, channels;
 };
 
-Extent ExtentOf(const ffi::Buffer<ffi::F32>& x) {
-  auto d = x.dimensions();
-  return {d[0], d[1], d[2]};
+Extent ExtentOf(const ffi::Buffer<ffi::F32>& x, int64_t statistics) {
+  const int64_t channels = x.dimensions().back(), groups = statistics / channels;
+  return {groups, static_cast<int64_t>(x.element_count()) / statistics, channels};
 }
 
 // Calls body(part, first, last) for blocks of pixels that a core's cache holds; those of one part
@@ -114,7 +114,7 @@ ffi::Error Norm(ffi::ThreadPool pool, float epsilon, float slope, ffi::Buffer<ff
                 ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> bias,
                 ffi::Result<ffi::Buffer<ffi::F32>> result, ffi::Result<ffi::Buffer<ffi::F32>> mean,
                 ffi::Result<ffi::Buffer<ffi::F32>> variance) {
-  const Extent s = ExtentOf(image);
+  const Extent s = ExtentOf(image, mean->element_count());
   const float* x = image.typed_data();
   const std::vector<Moments> moments = MomentsOf(pool, x, s);
   for (int64_t i = 0; i < s.groups * s.channels; ++i) {
@@ -147,7 +147,7 @@ ffi::Error NormGradient(ffi::ThreadPool pool, float epsilon, float slope,
                         ffi::Result<ffi::Buffer<ffi::F32>> image_gradient,
                         ffi::Result<ffi::Buffer<ffi::F32>> scale_gradient,
                         ffi::Result<ffi::Buffer<ffi::F32>> bias_gradient) {
-  const Extent s = ExtentOf(image);
+  const Extent s = ExtentOf(image, mean.element_count());
   const float *x = image.typed_data(), *dy = gradient.typed_data();
   const Affine affine(mean.typed_data(), variance.typed_data(), scale.typed_data(),
                       bias.typed_data(), epsilon, s);
