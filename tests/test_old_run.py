@@ -123,7 +123,7 @@ def command(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
 
 def run(folder: Path, name: str, *arguments: str):
     """Run a program to its end, which must be good."""
-    done = subprocess.run(**command(folder, name, *arguments), timeout=300, check=False)
+    done = subprocess.run(**command(folder, name, *arguments), timeout=590, check=False)
     assert done.returncode == 0, f"{name} {' '.join(arguments)}:\n{done.stdout}"
 
 

@@ -188,7 +188,7 @@ def counted(cache, tmp_path):
         environment["XDG_CACHE_HOME"] = str(compiled)
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         command = [sys.executable, program, "--config", file, "--workdir", workdir, *arguments]
-        done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
+        done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=590)
         text, _, counts = done.stdout.rpartition("counts: ")
         assert done.returncode == 0, done.stdout + done.stderr
         return text + done.stderr, Counter(json.loads(counts))

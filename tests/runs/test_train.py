@@ -243,7 +243,7 @@ def program(cache, tmp_path):
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 590
     while not any(r["step"] >= step for r in workdir.read_metrics(run)):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
@@ -252,7 +252,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen):
 
 def test_killed_interrupted_and_whole_runs_end_the_same(program, cache, tmp_path):
     whole = program(tmp_path / "whole")
-    text, _ = whole.communicate(timeout=240)
+    text, _ = whole.communicate(timeout=590)
     assert whole.returncode == 0, text
     assert (
         "Dice per patient" in text and str(tmp_path / "whole/evaluation/test/report.html") in text
@@ -266,12 +266,12 @@ def test_killed_interrupted_and_whole_runs_end_the_same(program, cache, tmp_path
     stopped = program(parts)
     wait_for_step(parts, 22, stopped)
     stopped.send_signal(signal.SIGTERM)
-    text, _ = stopped.communicate(timeout=120)
+    text, _ = stopped.communicate(timeout=590)
     assert stopped.returncode == 0, text
     assert "continuing at step" in text
     assert "SIGTERM: saved in" in text
     final = program(parts)
-    text, _ = final.communicate(timeout=240)
+    text, _ = final.communicate(timeout=590)
     assert final.returncode == 0, text
 
     config = load_recipe(str(tmp_path / "tiny.py"))
@@ -282,19 +282,19 @@ def test_killed_interrupted_and_whole_runs_end_the_same(program, cache, tmp_path
         assert (tmp_path / "whole" / name).read_text() == (parts / name).read_text()
 
     again = program(parts)
-    text, _ = again.communicate(timeout=120)
+    text, _ = again.communicate(timeout=590)
     assert again.returncode == 0
     assert "is finished" in text
 
     other = program(parts, "--config.train.batch_size=16")
-    text, _ = other.communicate(timeout=120)
+    text, _ = other.communicate(timeout=590)
     assert other.returncode == 2
     assert "made with another config" in text and "Traceback" not in text
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_claims_nothing(program, tmp_path):
     refused = program(tmp_path / "run", "--config.train.batch_size=13")
-    text, _ = refused.communicate(timeout=120)
+    text, _ = refused.communicate(timeout=590)
     assert refused.returncode == 2
     assert "error: config.train.batch_size=13: must be a multiple of the 2 devices" in text
     assert not (tmp_path / "run").exists()
@@ -307,7 +307,7 @@ def test_ctrl_c_reaches_the_loader_processes_too_and_the_run_is_saved(program, t
     process = program(run, "--config.input.num_workers=2", "--config.train.num_steps=5000")
     wait_for_step(run, 12, process)
     os.killpg(process.pid, signal.SIGINT)
-    text, _ = process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=590)
     assert process.returncode == 0, text
     assert "SIGINT: saved in" in text and "Traceback" not in text
 
@@ -318,7 +318,7 @@ def test_a_second_run_in_the_workdir_is_refused_and_a_dead_one_is_taken_over(pro
     first = program(run, "--config.train.num_steps=5000")
     wait_for_step(run, 7, first)
     second = program(run, "--config.train.num_steps=5000")
-    text, _ = second.communicate(timeout=120)
+    text, _ = second.communicate(timeout=590)
     assert second.returncode == 2, text
     assert f"error: --workdir {run}: in use by process {first.pid} on " in text
     assert first.poll() is None
@@ -328,7 +328,7 @@ def test_a_second_run_in_the_workdir_is_refused_and_a_dead_one_is_taken_over(pro
     third = program(run, "--config.train.num_steps=5000")
     wait_for_step(run, reached + 5, third)
     third.send_signal(signal.SIGTERM)
-    text, _ = third.communicate(timeout=120)
+    text, _ = third.communicate(timeout=590)
     assert third.returncode == 0, text
     assert f"taken over from process {first.pid} on" in text
 
