@@ -94,6 +94,7 @@ def assert_refused(done: subprocess.CompletedProcess, *parts: str):
         assert part in done.stderr
 
 
+RECIPES = "brats, lgg, lgg_cpu, lgg_volumes, unet, volumes"
 UNET = ("--config", "configs/unet.py")
 LISTS = [f"--config.split.{name}=('{name}',)" for name in ("train", "validation", "test")]
 
@@ -130,11 +131,11 @@ def test_folds_have_a_name_beside_the_data_set():
         (("--config",), ["--config needs a value"]),
         (
             ("--config", "nowhere.py"),
-            ["nowhere.py: no such file", "brats, lgg, lgg_cpu, lgg_volumes, unet, volumes"],
+            ["nowhere.py: no such file", RECIPES],
         ),
         (
             ("--config", "unit"),
-            ["unit: no such file", "brats, lgg, lgg_cpu, lgg_volumes, unet, volumes"],
+            ["unit: no such file", RECIPES],
         ),
         ((*UNET, "--config.train.batchsize=4"), ["batchsize", "batch_size"]),
         ((*UNET, "--config.trian.batch_size=4"), ["trian", "did you mean config.train.batch"]),
