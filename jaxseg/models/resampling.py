@@ -18,8 +18,6 @@ import jax.numpy as jnp
 from jaxseg.models import native
 from jaxseg.models.layers import product
 
-_NATIVE_WINDOWS = (2, 2), (2, 2, 2)  # of the gradient of max-pooling
-
 
 class UpConv(nn.Module):
     """Transposed convolution whose stride is its window: [B, *S, C] -> [B, *(S w), features].
@@ -90,7 +88,7 @@ def _max_pool_forward(x: jax.Array, window: tuple[int, ...]) -> tuple[jax.Array,
 
 def _max_pool_backward(window: tuple[int, ...], saved: tuple, dy: jax.Array) -> tuple[jax.Array]:
     x, y = saved
-    simple = window in _NATIVE_WINDOWS and x.dtype == jnp.float32
+    simple = len(window) in (2, 3) and x.dtype == jnp.float32
     if simple and native.fits(x.shape[-1]) and native.available():
         return (native.pool_gradient(x, y, dy),)
     gradients, taken = [], jnp.zeros(y.shape, bool)
