@@ -59,6 +59,13 @@ def test_a_resumed_order_is_the_same(config, prepared):
     assert_same(whole[17:21], batches(with_input(config, num_workers=2), prepared, 4, start=17))
 
 
+def test_a_batch_of_one_is_a_row_of_the_larger(config, prepared):
+    """As each of eight processes has it."""
+    whole = batches(config, prepared, 2)
+    single = batches(config, prepared, 2, process=5, num_processes=8)
+    assert_same([{name: value[5:6] for name, value in b.items()} for b in whole], single)
+
+
 def test_another_seed_is_another_order(config, prepared):
     other = dataclasses.replace(config, seed=1)
     left, right = batches(config, prepared, 1)[0], batches(other, prepared, 1)[0]
