@@ -105,7 +105,8 @@ def _check_persons(made: dict[str, tuple[Patient, ...]]) -> list[str]:
                 homes[patient.person][name].append(patient.id)
     problems = []
     for person, scans in homes.items():
-        if len(scans) > 1:
+        several = len({scan for ids in scans.values() for scan in ids}) > 1  # one: said already
+        if len(scans) > 1 and several:
             where = " and ".join(f"{name} ({', '.join(ids)})" for name, ids in scans.items())
             problems.append(f"person {person}: scans in {where}; keep them in one split")
     return problems
