@@ -5,10 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from jaxseg.evaluation.drawing import _draw_patient, pick_patients
-from jaxseg.prediction.inference import Case
-from jaxseg.prediction.operating import OperatingPoint
-from jaxseg.scans.volume import Volume
+from jaxseg.evaluation.drawing import draw_patient, pick_patients
 from jaxseg.scoring.patient_score import score_patient
 
 
@@ -38,24 +35,15 @@ def _png_size(png):
 
 
 def test_regions_of_a_volume_are_drawn_in_three_planes():
-    mask = np.zeros((6, 12, 12, 2), np.uint8)
-    mask[2:5, 3:9, 3:9, 0] = mask[3:5, 4:8, 4:8, 1] = 1
-    image = np.random.default_rng(0).random((6, 12, 12, 1)).astype(np.float32)
-    dataset = SimpleNamespace(shown_channel=lambda _: 0)
-    trained = SimpleNamespace(
-        config=SimpleNamespace(dataset=dataset),
-        points=(OperatingPoint(),) * 2,
-        regions=("WT", "TC"),
-    )
-    sizes = {}
+    mask = np.zeros((6, 12, 12, 2), bool)
+    mask[2:5, 3:9, 3:9, 0] = mask[3:5, 4:8, 4:8, 1] = True
+    image = np.random.default_rng(0).random((6, 12, 12)).astype(np.float32)
+    names, sizes = ("WT", "TC"), {}
     for spacing in ((2.0, 1.0, 1.0), ()):
-        case = Case(
-            SimpleNamespace(id="p"), Volume(image, spacing, mask=mask), mask.astype(np.float32)
-        )
         scores = [
-            score_patient("p", case.truth[..., k], case.truth[..., k], spacing, name)
-            for k, name in enumerate(trained.regions)
+            score_patient("p", mask[..., k], mask[..., k], spacing, name)
+            for k, name in enumerate(names)
         ]
-        sizes[spacing] = _png_size(_draw_patient(case, scores, trained))
+        sizes[spacing] = _png_size(draw_patient(scores, image, mask, mask, names, spacing))
     assert sizes[2.0, 1.0, 1.0] == (1100, 1155)
     assert sizes[()][1] != 1155  # slices of the first region

@@ -9,7 +9,6 @@ import pytest
 from fake_gallery import SPACING_MM, box, make_gallery, serving, volume
 
 from jaxseg.errors import TrainingFailed
-from jaxseg.scoring import colours
 from jaxseg.viewer import pictures, serve
 from jaxseg.viewer.pictures import make_prediction, make_scan
 from jaxseg.viewer.review import lesions, preview
@@ -117,13 +116,3 @@ def test_the_page_gets_them_and_nothing_beside():
             assert get(path) == (404, b"not found"), path
         for path in ("preview-0/100.json", "preview-0/5e1.json", "probability-1/0/0"):
             assert get(path) == (404, b"not found"), path
-
-
-def test_regions_have_fixed_colours_by_name_and_others_by_place():
-    green, blue, orange, sky_blue = colours.COLOURS[:4]
-    assert (green, blue, orange) == ((0, 158, 115), (0, 114, 178), (230, 159, 0))
-    assert colours.of_region(2, "WT") == colours.of_region(0, "whole_tumour") == green
-    assert colours.of_region(0, "enhancing_tumour") == orange
-    assert colours.of_region(3, "cavity") == colours.of_region(10, "eleventh") == sky_blue
-    assert colours.of_region(0, "tumour") == green
-    assert len(set(colours.COLOURS)) == 7

@@ -9,13 +9,13 @@ import pytest
 from fake_gallery import SPACING_MM, box, make_gallery, serving, volume
 from viewer_page import DRAWN, click, drag, hover, of_plane, pixel, text
 
-from jaxseg.scoring.colours import COLOURS
+from jaxseg.scoring.colours import PALETTE
 from jaxseg.viewer import serve
 from jaxseg.viewer.pictures import PatientRow, RegionRow, make_prediction, make_scan
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
 
-GREEN, BLUE, ORANGE = COLOURS[:3]
+GREEN, BLUE, ORANGE = PALETTE[:3]
 REGIONS = ("whole_tumour", "tumour_core", "enhancing_tumour")
 READY = f"{DRAWN}.endsWith('prediction')"
 
