@@ -81,12 +81,15 @@ def _suggested(
     patients = [f.patient for f in facts]
     split = suggest_split(patients)
     made, problems = check_split(patients, split)
+    if (persons := num_persons(patients)) < len(made):
+        some = "1 person" if persons == 1 else f"{persons} persons"
+        problems = [f"scans of {some}: training needs three, for train, validation and test"]
     broken = any(f.severity == "error" for f in found)  # mended scans make another split
     found += findings.of_split({"all": patients} if broken else made, [] if broken else problems)
     report["split"] = {name: _size(part, kind_of(dataset)) for name, part in made.items()}
-    if num_persons(patients) < FEW_PATIENTS:
+    if persons < FEW_PATIENTS:
         report["folds"] = in_words(suggest_folds(patients))
-        found.append(findings.of_few(num_persons(patients)))
+        found.append(findings.of_few(persons))
     on_cpu, num_devices = jax.default_backend() == "cpu", jax.device_count()
     config = suggest_config(dataset, facts, split, not on_cpu, num_devices)
     report |= _of_config(config, facts)

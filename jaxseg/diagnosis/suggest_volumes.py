@@ -132,7 +132,7 @@ def fit_memory(
 ) -> tuple[Config, list[dict[str, Any]]]:
     """Shrink the patch until the compiled step fits, by XLA's own analysis of its memory.
 
-    Nothing is allocated. What a smaller patch will take is reckoned from the one before, so that
+    No batch is allocated. What a smaller patch will take is reckoned from the one before, so that
     few are compiled: three at most, of which the last may still be too large.
 
     Args:

@@ -82,8 +82,10 @@ def test_the_numbers_of_a_sound_set(tmp_path):
         "patients of different orientations",
         "2 patients are few",
     ]
-    assert found.fails  # two persons do not make three parts
-    assert [text.partition(":")[0] for text in texts(found, "error")] == ["validation"]
+    assert found.fails  # two persons make no three parts
+    assert texts(found, "error") == [
+        "scans of 2 persons: training needs three, for train, validation and test"
+    ]
 
 
 def test_the_page_can_be_read(tmp_path):

@@ -18,7 +18,8 @@ from jaxseg.config.recipes import load_recipe
 from jaxseg.datasets.splits import check_contents, place
 from jaxseg.diagnosis import noise, step_time, suggest_volumes
 from jaxseg.diagnosis.examine import examine
-from jaxseg.diagnosis.suggest import suggest_split, to_python
+from jaxseg.diagnosis.findings import shown
+from jaxseg.diagnosis.suggest import suggest_folds, suggest_split, to_python
 from jaxseg.diagnosis.volume_facts import VolumeFacts
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +150,9 @@ def test_persons_fill_the_parts_not_their_scans():
     assert not check_contents(made)
     persons = [{p.person for p in part} for part in made.values()]
     assert not set.intersection(*persons) and sum(map(len, persons)) == 6
-    assert all(len(part) >= max(1, 0.6) for part in persons)
+    many = [dataclasses.replace(patient(f"p{n}"), group=f"g{n // 2}") for n in range(40)]
+    assert suggest_split(many).fractions == (0.6, 0.2, 0.2)  # 20 persons are few
+    assert suggest_folds(many).num_folds == 5 and suggest_folds(many[:28]).num_folds == 3
 
 
 def test_patches_of_noise_are_as_those_of_a_set():
@@ -163,6 +166,14 @@ def test_patches_of_noise_are_as_those_of_a_set():
         math.prod(-(-n // m) for n, m in zip(grid, config.input.image_size, strict=True))
         for grid in ((27, 24, 28), (16, 24, 24))
     )
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_too_few_persons_are_one_error(tmp_path, number):
+    write_phantoms(tmp_path, number)
+    found = examine(str(tmp_path), Dataset(), None)
+    (error,) = [shown(f) for f in found.findings if f.severity == "error"]
+    assert error.startswith(f"scans of {number} person") and "needs three" in error
 
 
 def write_phantoms(root: Path, number: int):
