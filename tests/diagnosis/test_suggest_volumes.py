@@ -142,6 +142,30 @@ def test_the_patch_shrinks_until_the_compiled_step_fits(monkeypatch):
     suggest_volumes.fit_memory(config, scans, 500)  # less than is kept: as small as it gets
     assert len(compiled) <= 3 and compiled[-1] == (8, 8, 8)
 
+    def never_less(config, num_channels):
+        compiled.append(config.input.image_size)
+        return step_time.CompiledStep(None, 0.0, 1000, 0)
+
+    compiled.clear()
+    monkeypatch.setattr(suggest_volumes, "compile_step", never_less)
+    last, tried = suggest_volumes.fit_memory(config, scans, 900)
+    assert len(compiled) == len(tried) == 3 and compiled[-1] == last.input.image_size
+
+
+def test_a_step_of_patches_is_measured():
+    """On each of eight devices: a patch of 16 x 8 x 8, four channels, and the parameters."""
+    scans = [facts((16, 8, 8))]
+    config = suggest(scans, num_devices=8)
+    model = dataclasses.replace(config.model, widths=(2, 4), windows=(), kernels=())
+    config = suggest_volumes.with_patch(dataclasses.replace(config, model=model), scans, 1024)
+    assert config.input.image_size == (16, 8, 8)
+    step = step_time.compile_step(config, 4)
+    assert 4 * 4 * 1024 < step.kept_bytes < step.num_bytes < 1 << 24
+    times = step_time.measure_step(config, noise.patches(config, scans), 4)
+    assert times.memory_bytes > step.num_bytes + 4 * 4 * 1024  # the raw patch besides
+    assert 1 <= times.num_steps <= 5 and 0 < times.sample_seconds < 10
+    assert step_time.compile_step(config, 4) is step  # once for all
+
 
 def test_persons_fill_the_parts_not_their_scans():
     """Two scans of each person: every part has people of its own."""
