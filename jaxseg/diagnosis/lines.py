@@ -33,6 +33,6 @@ def counts(found: dict[str, int], unit: str) -> str:
 
 
 def say(text: str):
-    """Show what is being done, until the next such line, where somebody watches."""
+    """Show what is being done, until the next such line ("": nothing), where somebody watches."""
     if sys.stderr.isatty():
-        print(f"{text} ...".ljust(WIDTH - 1), end="\r", file=sys.stderr, flush=True)
+        print((text and f"{text} ...").ljust(WIDTH - 1), end="\r", file=sys.stderr, flush=True)

@@ -88,6 +88,7 @@ def measure_step(config: Config, load: Callable[[], Batch], num_channels: int) -
         start = time.perf_counter()
         state, _ = jax.block_until_ready(step.call(state, feed()))
         times.append(time.perf_counter() - start)
+    say("")
     return StepTime(
         float(np.median(times)),
         len(times),
