@@ -2,7 +2,8 @@
 
 SOURCE is a folder or zip of scans: slices, or volumes in NIfTI. Every file is read, nothing is
 changed. The page says what was found, how patients are told apart, what trivial predictors score,
-what training would cost here, and lists errors, warnings and notes.
+what training would cost here, and lists errors, warnings and notes. It suggests a config; the
+patches of volumes fit this machine by XLA's own analysis of the compiled step's memory.
 
   --write-config FILE          write the suggested config, and prepare the scans for training
   --patient-regex REGEX        its first group in a file's stem is the patient
@@ -14,7 +15,8 @@ what training would cost here, and lists errors, warnings and notes.
   --mask PATTERN               and their labels, as in '{patient}/seg.nii.gz'
   --labels NAME                what labels mean, see config.dataset.labels: brats2021, plain, ...
   --regions A=LABELS;...       or region by region, as in 'whole=1,2,4;enhancing=4'
-  --no-timing                  do not measure a training step
+  --no-timing                  do not compile and measure a training step; patches of volumes are
+                               then not fitted to this machine's memory
   --json FILE                  write all numbers and findings
 
 Without SOURCE, what training keeps of the data sets it has read:
@@ -128,9 +130,6 @@ def say_what_next(found: Examination, target: str | None):
         kept = f"; {target} is not written" if target else ""
         count = "the error" if num_errors == 1 else f"the {num_errors} kinds of errors"
         print(f"\nTraining would fail: mend {count} first{kept}.")
-        return
-    if found.config is None:
-        print("\nNothing stops a training. A config is not suggested for volumes yet.")
         return
     if not target:
         print("\nNothing stops a training. --write-config FILE writes the suggested config.")

@@ -26,7 +26,7 @@ WINGS = {
     "runs": "config machine imaging datasets models training transforms scoring",
     "prediction": "config machine scans layouts imaging datasets models runs scoring",
     "evaluation": "config machine scans layouts imaging datasets runs scoring prediction",
-    "diagnosis": "config machine scans layouts imaging datasets training scoring",
+    "diagnosis": "config machine scans layouts imaging datasets training transforms scoring",
     "shipping": "config machine imaging datasets models runs prediction",
     "viewer": "config machine scans layouts imaging datasets runs scoring prediction evaluation",
 }

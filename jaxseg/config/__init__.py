@@ -8,7 +8,13 @@ c` gives a recipe all of them.
 """
 
 from jaxseg.config.data import STRONG_AUGMENT, Augment, Dataset, Input, Split
-from jaxseg.config.networks import fit_levels, nnunet_optimizer, nnunet_plain, residual_encoder_m
+from jaxseg.config.networks import (
+    fit_levels,
+    fit_patch,
+    nnunet_optimizer,
+    nnunet_plain,
+    residual_encoder_m,
+)
 from jaxseg.config.run import Config, Evaluation
 from jaxseg.config.training import EarlyStop, Loss, Mesh, Model, Optimizer, Plateau, Train
 
@@ -28,6 +34,7 @@ __all__ = [
     "Split",
     "Train",
     "fit_levels",
+    "fit_patch",
     "nnunet_optimizer",
     "nnunet_plain",
     "residual_encoder_m",

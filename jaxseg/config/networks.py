@@ -1,6 +1,7 @@
 """Settings of published networks, and of the levels that fit an image."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from jaxseg.config.training import Model, Optimizer
 from jaxseg.errors import UserError
@@ -95,3 +96,29 @@ def fit_levels(
         kernels=tuple(kernels),
         deep_supervision=max(0, model.deep_supervision - dropped),
     )
+
+
+def fit_patch(
+    model: Model, shape: Sequence[int], spacing_mm: tuple[float, ...] = ()
+) -> tuple[tuple[int, ...], Model]:
+    """Return the patch nearest to a shape that can be halved often, and the model for it.
+
+    An axis is rounded to a multiple of what its windows shrink it by, up or down; windows and
+    kernels are those of `fit_levels`.
+
+    Args:
+        model: gives the largest number of levels.
+        shape: wanted, voxels per axis.
+        spacing_mm: of its voxels, per axis; (): the same along all.
+    """
+    able = 2 * _LEAST_SIZE
+    shape = tuple(shape) if max(shape) >= able else (able,) * len(shape)
+    often = [min(len(model.widths) - 1, max(n // _LEAST_SIZE, 1).bit_length() - 1) for n in shape]
+    size = _nearest(shape, [1 << n for n in often])
+    multiples = fit_levels(model, size, spacing_mm).multiple(len(shape))
+    size = _nearest(shape, multiples)  # thick axes are halved less often
+    return size, fit_levels(model, size, spacing_mm)
+
+
+def _nearest(shape: Sequence[int], multiples: Sequence[int]) -> tuple[int, ...]:
+    return tuple(max(1, round(n / m)) * m for n, m in zip(shape, multiples, strict=True))

@@ -1,37 +1,44 @@
 """What a training would cost on this machine: one step is measured, the rest is reckoned."""
 
 import os
-import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from jaxseg.config import Config
-from jaxseg.diagnosis.facts import PatientFacts
+from jaxseg.datasets.patches import Batch
 from jaxseg.diagnosis.findings import Finding
 from jaxseg.diagnosis.step_time import StepTime, measure_step
 
 _FORWARD_SHARE = 1 / 3  # of a training step: forward, and twice that backward
 _PROGRAM_BYTES = 700 << 20  # Python with jax and the loader, besides the step
+_MOST_OF_FREE = 0.8  # the rest: patches on their way, fragments
+
+
+class Work(NamedTuple):
+    """How many samples a training goes through."""
+
+    unit: str  # slice or patch
+    plural: str
+    epoch: int
+    validation: int  # each time
 
 
 def estimate(
-    config: Config, facts: Sequence[PatientFacts], split: dict[str, dict[str, int]]
+    config: Config, load: Callable[[], Batch], num_channels: int, work: Work
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Return time and memory in numbers and words, and a warning where memory will not do.
 
     Args:
         config: the suggested one.
-        facts: of all patients, for the size of a slice.
-        split: sizes of its parts.
+        load: returns a sample, see `noise`.
+        num_channels: of the images.
+        work: what there is to do.
     """
-    if sys.stderr.isatty():
-        print("measuring a training step ...", end="\r", file=sys.stderr, flush=True)
-    times = measure_step(config, random_record(facts[len(facts) // 2]))
-    epoch = epoch_seconds(config, times, split["train"]["slices"])
-    validation = split["validation"]["slices"] / config.train.batch_size
+    times = measure_step(config, load, num_channels)
+    epoch = epoch_seconds(config, times, work.epoch)
+    validation = work.validation / config.train.batch_size
     evaluations = config.train.num_steps // config.train.eval_every_steps
     drawn = config.train.num_steps * config.train.batch_size
     total = epoch_seconds(config, times, drawn)
@@ -39,15 +46,16 @@ def estimate(
     free, needed = free_bytes(), times.memory_bytes + _PROGRAM_BYTES * _on_cpu()
     cost = times._asdict() | {"epoch_seconds": epoch, "total_seconds": total, "free_bytes": free}
     cost["time"] = (
-        f"{_duration(epoch)} per epoch of {split['train']['slices']:,} slices, about "
+        f"{_duration(epoch)} per epoch of {work.epoch:,} {work.plural}, about "
         f"{_duration(total)} for all {config.train.num_steps:,} steps"
     )
     cost["memory"] = f"about {needed / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free"
+    done = "augment a slice" if work.unit == "slice" else "read a patch"
     cost["how"] = (
         f"on {times.device}: {times.num_steps} steps on random images, median "
-        f"{times.step_seconds:.3g} s, and {1000 * times.slice_seconds:.2g} ms to augment a slice; "
-        "a validation slice counted as a third of a training slice; without compiling and scoring; "
-        "other programs that run now make it look slower"
+        f"{times.step_seconds:.3g} s, and {1000 * times.sample_seconds:.2g} ms to {done}; "
+        f"a validation {work.unit} counted as a third of a training {work.unit}; without compiling "
+        "and scoring; other programs that run now make it look slower"
     )
     if needed < free:
         return cost, []
@@ -55,27 +63,21 @@ def estimate(
     return cost, [Finding("warning", text)]
 
 
-def epoch_seconds(config: Config, times: StepTime, num_slices: int) -> float:
-    """Return the time to train on num_slices slices, loading included.
+def epoch_seconds(config: Config, times: StepTime, num_samples: int) -> float:
+    """Return the time to train on so many slices or patches, loading included.
 
     On a CPU loading takes the time of the same cores; elsewhere it runs beside the step.
     """
-    steps = num_slices / config.train.batch_size
-    loading = times.slice_seconds * config.train.batch_size
+    steps = num_samples / config.train.batch_size
+    loading = times.sample_seconds * config.train.batch_size
     if _on_cpu():
         return steps * (times.step_seconds + loading / min(2, os.cpu_count() or 1))
     return steps * max(times.step_seconds, loading / max(1, config.input.num_workers))
 
 
-def random_record(facts: PatientFacts) -> dict[str, np.ndarray]:
-    """Return noise in the form of a patient's slices; see `datasets.Prepared.source`."""
-    rng, shape = np.random.default_rng(0), (*facts.size, facts.num_channels)
-    return {
-        "image": rng.integers(np.iinfo(facts.dtype).max, size=shape, dtype=facts.dtype),
-        "mask": rng.integers(2, size=(*facts.size, 1), dtype=np.uint8),
-        "stats": facts.stats,
-        "head_box": facts.head_box,
-    }
+def step_budget() -> int:
+    """Return how many bytes a training step may take: most of what is free, see `free_bytes`."""
+    return int(_MOST_OF_FREE * free_bytes()) - _PROGRAM_BYTES * _on_cpu()
 
 
 def free_bytes() -> int:

@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
-from jaxseg.config import Config, Dataset, Split
-from jaxseg.datasets.checks import copy_warnings, read_volumes
+from jaxseg.config import Config, Dataset
+from jaxseg.datasets.checks import read_volumes
 from jaxseg.datasets.splits import check_split
-from jaxseg.diagnosis import cost, examine_volumes, findings
+from jaxseg.diagnosis import cost, examine_volumes, findings, noise
 from jaxseg.diagnosis.facts import PatientFacts, best_threshold, measure, sum_up
 from jaxseg.diagnosis.findings import Finding
 from jaxseg.diagnosis.suggest import (
     FEW_PATIENTS,
+    in_words,
     suggest_config,
     suggest_folds,
     suggest_split,
 )
+from jaxseg.diagnosis.volume_facts import VolumeFacts
 from jaxseg.errors import UserError
 from jaxseg.layouts import detect
 from jaxseg.layouts.kinds import LGG, kind_of, list_source
@@ -32,8 +34,8 @@ class Examination(NamedTuple):
 
     report: dict[str, Any]  # for JSON and page
     findings: list[Finding]
-    config: Config | None  # suggested; None without patients, and of volumes
-    facts: list[PatientFacts]
+    config: Config | None  # suggested; None without patients
+    facts: list[PatientFacts] | list[VolumeFacts]
 
     @property
     def fails(self) -> bool:
@@ -66,8 +68,8 @@ def examine(source: str, given: Dataset, name: str | None) -> Examination:
         return Examination(report, [Finding("error", layout.advice)], None, [])
     dataset = dataclasses.replace(given, name=layout.name, source=source)
     if kind_of(dataset).volumes:
-        more, found, _ = examine_volumes.examine(dataset)
-        return Examination(report | more, found, None, [])
+        more, *others_found = examine_volumes.examine(dataset)
+        return Examination(report | more, *others_found)
     files, problems, warnings = list_source(dataset), [], []
     patients, dataset = find_patients(dataset, files, problems)
     report["patients_by"] = patients_by(dataset, given)
@@ -103,14 +105,11 @@ def judge(
         report["channels"] = [name.upper() for name in names]
         if best := report["best_threshold"]:
             best["channel_name"] = report["channels"][best["channel"]]
-    found = found + findings.of_lines("error", problems)
-    for part in made.values():  # copies in different parts are errors of the split
-        found += findings.of_lines("warning", copy_warnings(part))
+    found = found + findings.of_split(made, problems)
     found += findings.of_facts(facts, summary)
     if len(facts) < FEW_PATIENTS:
-        report["folds"] = _folds(suggest_folds(patients))
-        text = f"{len(facts)} patients are few: the score of a single split is a matter of luck"
-        found.append(Finding("warning", text))
+        report["folds"] = in_words(suggest_folds(patients))
+        found.append(findings.of_few(len(facts)))
     on_cpu, num_devices = jax.default_backend() == "cpu", jax.device_count()
     config = suggest_config(dataset, facts, split, not on_cpu, num_devices)
     report["suggested"] = dataclasses.asdict(config)
@@ -178,16 +177,17 @@ def _size(facts: Sequence[PatientFacts]) -> dict[str, int]:
     return {"patients": len(facts), "slices": slices, "tumour_slices": tumour}
 
 
-def _folds(first: Split | None) -> str | None:
-    if first is None:
-        return None
-    return (
-        f"tests on every patient: --config.split.num_folds={first.num_folds} "
-        f"--config.split.salt={first.salt} and --config.split.fold=0 to {first.num_folds - 1}"
-    )
-
-
 def with_cost(found: Examination) -> Examination:
-    """Add what training would cost on this machine, measured."""
-    estimate, more = cost.estimate(found.config, found.facts, found.report["split"])
-    return found._replace(report=found.report | {"cost": estimate}, findings=found.findings + more)
+    """Add what training would cost on this machine, measured; patches are fitted to its memory."""
+    config, facts, split = found.config, found.facts, found.report["split"]
+    if len(config.input.image_size) == 3:
+        config, more = examine_volumes.fitted(config, facts)
+        load, num_channels = noise.patches(config, facts), len(facts[0].stored)
+        work = examine_volumes.work(config, facts)
+    else:
+        load, num_channels, more = noise.slices(config, facts), facts[0].num_channels, {}
+        sizes = (split[name]["slices"] for name in ("train", "validation"))
+        work = cost.Work("slice", "slices", *sizes)
+    estimate, warnings = cost.estimate(config, load, num_channels, work)
+    report = found.report | {"cost": estimate} | more
+    return found._replace(report=report, findings=found.findings + warnings, config=config)

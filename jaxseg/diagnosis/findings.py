@@ -1,9 +1,11 @@
 """What is wrong with a data set, or worth knowing, by severity."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxseg.datasets.checks import copy_warnings
+from jaxseg.datasets.index import Patient
 from jaxseg.diagnosis.facts import PatientFacts
 
 SEVERITIES = ("error", "warning", "note")
@@ -34,6 +36,20 @@ def shown(finding: Finding) -> str:
         return f"{first}: {finding.text}" if first else finding.text
     more = ", ..." if len(finding.where) > _EXAMPLES else ""
     return f"{finding.text} ({len(finding.where)}: {first}{more})"
+
+
+def of_split(made: Mapping[str, Sequence[Patient]], problems: Sequence[str]) -> list[Finding]:
+    """Return what `splits.check_split` found, and copies within a part; across it is an error."""
+    found = of_lines("error", problems)
+    for part in made.values():
+        found += of_lines("warning", copy_warnings(part))
+    return found
+
+
+def of_few(number: int) -> Finding:
+    """Return the warning that so many patients are few."""
+    text = f"{number} patients are few: the score of a single split is a matter of luck"
+    return Finding("warning", text)
 
 
 def of_facts(facts: Sequence[PatientFacts], summary: dict[str, Any]) -> list[Finding]:

@@ -1,5 +1,6 @@
 """Lines of the doctor's page: at most 100 columns, ASCII."""
 
+import sys
 import textwrap
 
 WIDTH, LABEL = 100, 20
@@ -29,3 +30,9 @@ def counts(found: dict[str, int], unit: str) -> str:
     if len(found) == 1:
         return next(iter(found))
     return ", ".join(f"{kind} ({n:,} {unit})" for kind, n in found.items())
+
+
+def say(text: str):
+    """Show what is being done, until the next such line ("": nothing), where somebody watches."""
+    if sys.stderr.isatty():
+        print((text and f"{text} ...").ljust(WIDTH - 1), end="\r", file=sys.stderr, flush=True)

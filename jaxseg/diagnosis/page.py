@@ -26,6 +26,8 @@ def format_page(report: dict[str, Any], findings: list[Finding]) -> str:
         lines += _baselines(report)
     if volumes := report.get("volumes"):
         lines += volume_page.sections(volumes)
+        if "split" in report:
+            lines += volume_page.splits(report["split"])
     if "suggested" in report:
         lines += _suggested(report)
     lines += _findings(findings)
@@ -126,19 +128,25 @@ def _baselines(report: dict[str, Any]) -> list[str]:
 
 
 def _suggested(report: dict[str, Any]) -> list[str]:
-    s = report["suggested"]
+    s, of_volumes = report["suggested"], "median_scan" in report
     head = "head cut out, " if s["input"]["crop_to_head"] else ""
     size = " x ".join(map(str, s["input"]["image_size"]))
     train, widths = s["train"], ", ".join(map(str, s["model"]["widths"]))
-    lines = ["", "SUGGESTED CONFIG", *row("input", f"{head}{size} pixels")]
-    lines += row("network", f"U-Net of widths {widths}; {s['model']['compute_dtype']}")
-    steps = f"{train['num_steps']:,} steps of {train['batch_size']} slices"
+    given = volume_page.patch(report) if of_volumes else f"{head}{size} pixels"
+    lines = ["", "SUGGESTED CONFIG", *row("input", given)]
+    levels = volume_page.levels(s["model"]) if of_volumes else ""
+    network = f"U-Net of widths {widths}{levels}; {s['model']['compute_dtype']}"
+    lines += row("network", network)
+    samples = "patches" if of_volumes else "slices"
+    steps = f"{train['num_steps']:,} steps of {train['batch_size']} {samples}"
     lines += row("training", f"{steps}, evaluated every {train['eval_every_steps']}")
     if folds := report.get("folds"):
         lines += row("or cross-validation", folds)
     if cost := report.get("cost"):
         lines += row("time", cost["time"])
         lines += row("memory", cost["memory"])
+        if of_volumes:
+            lines += row("compiled steps", volume_page.tried(report))
         lines += row("how estimated", cost["how"])
     return lines
 

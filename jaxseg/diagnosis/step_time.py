@@ -1,77 +1,129 @@
-"""How long a training step takes on this machine, measured on random images."""
+"""What a training step takes on this machine: memory as XLA reckons it, time as measured."""
 
+import functools
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxseg.config import Config
-from jaxseg.imaging.augment import augment_slice
-from jaxseg.machine.sharding import make_mesh, to_global
+from jaxseg.datasets.patches import Batch
+from jaxseg.diagnosis.lines import say
+from jaxseg.machine.sharding import make_mesh, split_batch, split_images, to_global
 from jaxseg.training.state import abstract_state, new_state
 from jaxseg.training.steps import jit_train_step
+from jaxseg.transforms.augment import jit_augment, place_raw
 
-_MAX_STEPS, _MAX_SLICES = 5, 16
+_MAX_STEPS, _MAX_SAMPLES = 5, 16
 _MAX_SECONDS = 8.0
+
+
+class CompiledStep(NamedTuple):
+    """The training step, compiled for shapes: no memory is used until it is called."""
+
+    call: Callable  # (state, batch) -> (state, metrics)
+    seconds: float  # to compile
+    num_bytes: int  # on one device: state, batch and activations
+    kept_bytes: int  # of these, what is there between two steps: state and batch
 
 
 class StepTime(NamedTuple):
     """Medians of a few measurements."""
 
-    step_seconds: float  # one batch, without its loading
+    step_seconds: float  # one batch, without its loading; patches are augmented in it
     num_steps: int  # measured
     compile_seconds: float  # once per start; far less when compiled before
-    slice_seconds: float  # to load and augment one slice, in one thread
-    memory_bytes: int  # of the step: state, batch and activations, on one device
+    sample_seconds: float  # to load and augment a slice, or to read a patch, in one thread
+    memory_bytes: int  # state, batch and activations, on one device; patches: augmenting too
     device: str
 
 
-def measure_step(config: Config, record: dict[str, np.ndarray]) -> StepTime:
+@functools.lru_cache(maxsize=1)  # fitted to the memory first, measured later
+def compile_step(config: Config, num_channels: int) -> CompiledStep:
+    """Compile the training step.
+
+    Args:
+        config: all settings.
+        num_channels: of the images.
+    """
+    mesh = make_mesh(config.mesh)
+    size, batch_size = config.input.image_size, config.train.batch_size
+    say(f"compiling a training step of {batch_size} x {' x '.join(map(str, size))}")
+    abstract = abstract_state(config, num_channels, mesh)
+    shape, images = (batch_size, *size), split_images(mesh)
+    regions, struct = config.model.num_classes, jax.ShapeDtypeStruct
+    batch = {
+        "image": struct((*shape, num_channels), np.float32, sharding=images),
+        "mask": struct((*shape, regions), np.uint8, sharding=images),
+        "stop": struct((batch_size,), np.int32, sharding=split_batch(mesh)),
+    }
+    start = time.perf_counter()
+    step = jit_train_step(config, abstract, mesh).lower(abstract, batch).compile()
+    kept = step.memory_analysis().argument_size_in_bytes
+    return CompiledStep(step, time.perf_counter() - start, _bytes(step), kept)
+
+
+def measure_step(config: Config, load: Callable[[], Batch], num_channels: int) -> StepTime:
     """Compile the training step and take up to five; at most some ten seconds besides compiling.
 
     Args:
         config: all settings.
-        record: a slice like those of the data set; see `datasets.Prepared.source`.
+        load: returns a sample as the loader of training does; see `noise`.
+        num_channels: of the images.
     """
-    mesh, num_channels = make_mesh(config.mesh), record["image"].shape[-1]
+    mesh, step = make_mesh(config.mesh), compile_step(config, num_channels)
+    samples, sample_seconds = _load(load)
+    chosen = [samples[i % len(samples)] for i in range(config.train.batch_size)]
+    batch = {name: np.stack([s[name] for s in chosen]) for name in chosen[0]}
+    batch |= {"stop": np.zeros(len(chosen), np.int32)}
+    feed, feed_bytes, compiled = _feed(config, mesh, batch)
+    say("measuring the training step")
     state = new_state(config, num_channels, mesh)
-    abstract = abstract_state(config, num_channels, mesh)
-    shape, rng = (config.train.batch_size, *config.input.image_size), np.random.default_rng(0)
-    batch = to_global(
-        {
-            "image": rng.standard_normal((*shape, num_channels), np.float32),
-            "mask": rng.integers(2, size=(*shape, 1), dtype=np.uint8),
-            "stop": np.zeros(shape[0], np.int32),
-        },
-        mesh,
-    )
-    start = time.perf_counter()
-    step = jit_train_step(config, abstract, mesh).lower(state, batch).compile()
-    compiled = time.perf_counter() - start
-    sizes = step.memory_analysis()
-    memory = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + sizes.output_size_in_bytes
-    state, _ = jax.block_until_ready(step(state, batch))  # the first touches new memory
+    state, _ = jax.block_until_ready(step.call(state, feed()))  # the first touches new memory
     times, end = [], time.perf_counter() + _MAX_SECONDS
     while len(times) < _MAX_STEPS and (not times or time.perf_counter() < end):
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, batch))
+        state, _ = jax.block_until_ready(step.call(state, feed()))
         times.append(time.perf_counter() - start)
+    say("")
     return StepTime(
         float(np.median(times)),
         len(times),
-        compiled,
-        _slice_seconds(config, record),
-        int(memory - sizes.alias_size_in_bytes),
+        step.seconds + compiled,
+        sample_seconds,
+        step.num_bytes + feed_bytes,
         f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
     )
 
 
-def _slice_seconds(config: Config, record: dict[str, np.ndarray]) -> float:
-    rng, size, crop = np.random.default_rng(0), config.input.image_size, config.input.crop_to_head
-    times, end = [], time.perf_counter() + _MAX_SECONDS / 4
-    while len(times) < _MAX_SLICES and (not times or time.perf_counter() < end):
-        start = time.perf_counter()
-        augment_slice(record, rng, size, crop, config.augment)
-        times.append(time.perf_counter() - start)
-    return float(np.mean(times))
+def _load(load: Callable[[], Batch]) -> tuple[list[Batch], float]:
+    """Return some samples and how long one takes."""
+    samples, start = [], time.perf_counter()
+    end = start + _MAX_SECONDS / 4
+    while len(samples) < _MAX_SAMPLES and (not samples or time.perf_counter() < end):
+        samples.append(load())
+    return samples, (time.perf_counter() - start) / len(samples)
+
+
+def _feed(config: Config, mesh: Mesh, batch: Batch) -> tuple[Callable[[], Batch], int, float]:
+    """Return what makes the step's batch as in training, its bytes and the seconds to compile it.
+
+    Slices come augmented from the host and are on the device already.
+    """
+    if len(config.input.image_size) == 2:
+        placed = to_global(batch, mesh)
+        return lambda: placed, 0, 0.0
+    say("compiling the augmentation of patches")
+    raw, start = place_raw(batch, mesh), time.perf_counter()
+    augment = jit_augment(config, mesh).lower(raw).compile()
+    return lambda: augment(raw), _bytes(augment), time.perf_counter() - start
+
+
+def _bytes(compiled: jax.stages.Compiled) -> int:
+    """Return the memory that a program needs on one device, by XLA's own analysis."""
+    sizes = compiled.memory_analysis()
+    memory = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + sizes.output_size_in_bytes
+    return int(memory - sizes.alias_size_in_bytes)

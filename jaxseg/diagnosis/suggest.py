@@ -79,15 +79,16 @@ def suggest_split(patients: Sequence[Patient]) -> Split:
     """Return fractions and the lowest salt that gives each part about its share.
 
     Each part gets at least half the patients with tumour that its fraction promises, and one;
-    where no salt does so, all parts are filled where that can be.
+    where no salt does so, all parts are filled where that can be. Scans of one person count once.
     """
-    fractions = (0.6, 0.2, 0.2) if len(patients) < FEW_PATIENTS else (0.7, 0.1, 0.2)
+    few = num_persons(patients) < FEW_PATIENTS
+    fractions = (0.6, 0.2, 0.2) if few else (0.7, 0.1, 0.2)
     with_tumour = [p for p in patients if any(p.tumour_pixels)]
     filled = []
     for salt in _SALTS:
         split = Split(fractions=fractions, salt=salt)
-        sizes = [len(part) for part in place(with_tumour, split).values()]
-        least = (max(1, fraction * len(with_tumour) / 2) for fraction in fractions)
+        sizes = [num_persons(part) for part in place(with_tumour, split).values()]
+        least = (max(1, fraction * num_persons(with_tumour) / 2) for fraction in fractions)
         if all(size >= n for size, n in zip(sizes, least, strict=True)):
             return split
         if min(sizes):
@@ -95,11 +96,26 @@ def suggest_split(patients: Sequence[Patient]) -> Split:
     return filled[0] if filled else Split(fractions=fractions)
 
 
+def in_words(folds: Split | None) -> str | None:
+    """Return the settings of a cross-validation as the command line takes them."""
+    if folds is None:
+        return None
+    return (
+        f"tests on every patient: --config.split.num_folds={folds.num_folds} "
+        f"--config.split.salt={folds.salt} and --config.split.fold=0 to {folds.num_folds - 1}"
+    )
+
+
 def suggest_folds(patients: Sequence[Patient]) -> Split | None:
     """Return folds, each of which can be tested on; None where chance allows for none."""
-    num_folds = 5 if len(patients) >= 15 else 3
+    num_folds = 5 if num_persons(patients) >= 15 else 3
     salt = salt_of_folds(patients, num_folds)
     return None if salt is None else Split(num_folds=num_folds, salt=salt)
+
+
+def num_persons(patients: Sequence[Patient]) -> int:
+    """Return how many people these are; some may have several scans."""
+    return len({p.person for p in patients})
 
 
 def to_python(config: Config) -> str:

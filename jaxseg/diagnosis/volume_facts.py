@@ -1,5 +1,6 @@
 """What is measured of each case of a volume set, and how it sums up."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ class VolumeFacts(NamedTuple):
     dtype: str
     stored: np.ndarray  # [C, 2] lowest and highest stored value
     stats: np.ndarray  # [C, 4] float32, see intensity.volume_statistics; about
-    head_share: float  # of the volume, that a box around the head takes; about
+    head_shape: tuple[int, ...]  # of a box around the head, (D, H, W); about that of the copy
     equal_channels: tuple[tuple[int, ...], ...]  # groups of the same voxels everywhere
     values: tuple[int, ...]  # of the label file, without 0
     region_ml: np.ndarray  # [K]
@@ -38,7 +39,12 @@ class VolumeFacts(NamedTuple):
     def num_bytes(self) -> int:
         """Bytes of a copy cropped to the head: images as stored, a byte for each region."""
         voxel = len(self.stored) * np.dtype(self.dtype).itemsize + len(self.region_ml)
-        return int(np.prod(self.shape) * self.head_share * voxel)
+        return math.prod(self.head_shape) * voxel
+
+    @property
+    def head_share(self) -> float:
+        """Which share of the volume the head's box takes."""
+        return math.prod(self.head_shape) / math.prod(self.shape)
 
 
 def measure(volume: Volume) -> VolumeFacts:
@@ -57,7 +63,7 @@ def measure(volume: Volume) -> VolumeFacts:
         dtype=image.dtype.name,
         stored=np.stack([low, high], axis=-1),
         stats=volume_statistics(coarse),
-        head_share=_box_share(coarse),
+        head_shape=_box_shape(coarse, image.shape[:3]),
         equal_channels=equal_channels_of(image),
         values=volume.mask_values,
         region_ml=voxels * volume.voxel_mm3 / _ML,
@@ -145,13 +151,19 @@ def _region(facts: Sequence[VolumeFacts], k: int, region: Region) -> dict[str, A
     }
 
 
-def _box_share(image: np.ndarray) -> float:
-    """Return which share of a volume the box of what is no air takes; 1 where there is no air."""
+def _box_shape(image: np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the size of the box of what is no air, all where there is no air.
+
+    Args:
+        image: [d, h, w, C], perhaps every second voxel only.
+        shape: of the volume itself.
+    """
     edges = image[:, [0, -1]].reshape(-1, image.shape[-1])
     seen = (image != np.median(edges, axis=0)).any(-1)
-    share = 1.0
+    box = list(shape)
     for axis in range(3):
         there = np.flatnonzero(seen.any(tuple(a for a in range(3) if a != axis)))
         if len(there):
-            share *= (there[-1] - there[0] + 1) / seen.shape[axis]
-    return float(share)
+            share = (there[-1] - there[0] + 1) / seen.shape[axis]
+            box[axis] = round(shape[axis] * share)
+    return tuple(box)

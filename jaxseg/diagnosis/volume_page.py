@@ -1,5 +1,7 @@
 """The sections of the doctor's page that are about volumes."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from jaxseg.diagnosis.lines import LABEL, counts, row
@@ -75,3 +77,43 @@ def _bytes(number: int) -> str:
     if number < 1e6:
         return f"{number / 1e3:.1f} kB"
     return f"{number / 1e6:,.0f} MB" if number < 1e9 else f"{number / 1e9:,.1f} GB"
+
+
+def splits(parts: dict[str, Any]) -> list[str]:
+    """Return the lines on who is in which part."""
+    lines = ["", "SPLIT BY PERSON"]
+    for name, part in parts.items():
+        scans, persons = part["scans"], part["persons"]
+        whose = f" of {persons:,} persons" if persons < scans else ""
+        having = ", ".join(f"{region} {count:,}" for region, count in part["regions"].items())
+        lines += row(name, f"{scans:>5,} scans{whose}, with {having}")
+    return lines
+
+
+def patch(report: dict[str, Any]) -> str:
+    """Return the patch in words: voxels, spacing, and what it covers of the median scan."""
+    given, median = report["suggested"]["input"], report["median_scan"]
+    size, pairs = given["image_size"], zip(given["image_size"], median["size"], strict=True)
+    share = math.prod(min(n / whole, 1) for n, whole in pairs)
+    spacing = " x ".join(f"{mm:.3g}" for mm in median["spacing_mm"])
+    how = f"resampled to {spacing} mm" if given["spacing_mm"] else f"as scanned, {spacing} mm"
+    whole = f"the median head of {_times(median['size'])}"
+    return f"patches of {_times(size)} voxels, {how}; {share:.0%} of {whole}"
+
+
+def levels(model: dict[str, Any]) -> str:
+    """Return the windows of the levels in words where thick axes wait; else nothing."""
+    if all(len({*window}) == 1 for window in model["windows"]):
+        return ""
+    return f", halved by {', '.join(map(_times, model['windows']))}"
+
+
+def tried(report: dict[str, Any]) -> str:
+    """Return what XLA says that the steps which were compiled take, and what they may."""
+    each = (f"{_times(t['image_size'])} {_bytes(t['bytes'])}" for t in report["tried"])
+    budget = _bytes(report["budget_bytes"])
+    return f"{', then '.join(each)} on each device, by XLA's own analysis; may take {budget}"
+
+
+def _times(numbers: Sequence[int]) -> str:
+    return " x ".join(map(str, numbers))

@@ -64,12 +64,18 @@ def make_feed(config: Config, mesh: Mesh) -> Callable[[Mapping[str, np.ndarray]]
     """
     if len(config.input.image_size) == 2:
         return lambda batch: to_global(batch, mesh)
+    bound = jit_augment(config, mesh)
+    return lambda batch: bound(place_raw(batch, mesh))
+
+
+def jit_augment(config: Config, mesh: Mesh) -> Callable[[Batch], Batch]:
+    """Return the compiled `augment` (raw batch) -> batch, its images split as the step's."""
     images, samples = split_images(mesh), split_batch(mesh)
     out = {"image": images, "mask": images, "stop": samples}
-    bound = jax.jit(functools.partial(augment, config=config), out_shardings=out)
+    return jax.jit(functools.partial(augment, config=config), out_shardings=out)
 
-    def feed(batch: Mapping[str, np.ndarray]) -> Batch:
-        place = functools.partial(jax.make_array_from_process_local_data, samples)
-        return bound(jax.tree.map(place, dict(batch)))
 
-    return feed
+def place_raw(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
+    """Put this process's part of a raw batch on the devices, whole samples on each."""
+    place = functools.partial(jax.make_array_from_process_local_data, split_batch(mesh))
+    return jax.tree.map(place, dict(batch))

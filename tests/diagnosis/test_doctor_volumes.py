@@ -51,7 +51,7 @@ def test_the_numbers_of_a_sound_set(tmp_path):
     """Two voxels of each label: of 1 mm3 in the first two scans, of 2 mm3 in the third."""
     write_time_points(tmp_path)
     found = examine(tmp_path)
-    assert not found.fails and found.report["layout"] == "brats" and found.config is None
+    assert found.report["layout"] == "brats" and found.config is not None
     assert found.report["patients_by"].endswith("as BraTS-GLI-00001 of BraTS-GLI-00001-000")
     facts = found.report["volumes"]
     assert (facts["scans"], facts["persons"]) == (3, 2)
@@ -80,6 +80,11 @@ def test_the_numbers_of_a_sound_set(tmp_path):
     assert [text.partition(":")[0] for text in texts(found, "warning")] == [
         "patients of different voxels",
         "patients of different orientations",
+        "2 patients are few",
+    ]
+    assert found.fails  # two persons make no three parts
+    assert texts(found, "error") == [
+        "scans of 2 persons: training needs three, for train, validation and test"
     ]
 
 
@@ -121,20 +126,21 @@ def test_faults_of_many_scans_are_one_finding(tmp_path):
 
 
 def test_one_person_under_two_names_is_found(tmp_path):
-    write_brats(tmp_path, 2)
+    write_brats(tmp_path, 3)
     first, second = (f"BraTS20_Training_00{n}" for n in (1, 2))
     for suffix in ("_t1", "_t1ce", "_t2", "_flair"):
         copy = tmp_path / second / f"{second}{suffix}.nii.gz"
         shutil.copy(tmp_path / first / f"{first}{suffix}.nii.gz", copy)
-    (warning,) = texts(examine(tmp_path), "warning")
-    assert warning.startswith(f"patients {first} and {second}: 4 identical images: ")
+    found = examine(tmp_path)
+    (said,) = [text for text in texts(found, "error") + texts(found, "warning") if "4 id" in text]
+    assert said.startswith(f"patients {first} ") and f" and {second}" in said
 
 
 def test_the_trap_of_the_labels_is_an_error_with_its_remedy(tmp_path):
-    write_brats(tmp_path, 2, values=(1, 2, 3))
+    write_brats(tmp_path, 3, values=(1, 2, 3))
     found = examine(tmp_path)
     errors = texts(found, "error")
-    assert any("region enhancing_tumour (label 4): empty in all 2 patients" in e for e in errors)
+    assert any("region enhancing_tumour (label 4): empty in all 3 patients" in e for e in errors)
     assert any("--config.dataset.labels=brats2023" in e for e in errors)
     assert not examine(tmp_path, labels="brats2023").fails
 
@@ -144,9 +150,9 @@ def test_sets_with_a_dataset_json(tmp_path, name):
     labelled = {"background": 0, "whole": [1, 2, 3], "enhancing": [3]}
     content = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": labelled}
     if name == "msd":
-        write_msd(tmp_path, ("edema", "non-enhancing tumor", "enhancing tumour"))
+        write_msd(tmp_path, ("edema", "non-enhancing tumor", "enhancing tumour"), 3)
     else:
-        write_nnunet(tmp_path, content | {"regions_class_order": [1, 3]}, (1, 2, 3))
+        write_nnunet(tmp_path, content | {"regions_class_order": [1, 3]}, (1, 2, 3), 3)
     found = examine(tmp_path)
     assert found.report["layout"] == name and not found.fails
     assert len(found.report["volumes"]["channels"]) == (4 if name == "msd" else 2)
@@ -181,9 +187,9 @@ def run(*arguments) -> subprocess.CompletedProcess:
 
 
 def test_the_program_with_patterns(tmp_path):
-    write_brats(tmp_path / "set", 2)
+    write_brats(tmp_path / "set", 3)
     patterns = "flair={patient}/{patient}_flair.nii.gz,t1={patient}/{patient}_t1.nii.gz"
-    tree = ("--channels", patterns, "--mask", "{patient}/{patient}_seg.nii.gz")
+    tree = ("--channels", patterns, "--mask", "{patient}/{patient}_seg.nii.gz", "--no-timing")
     report = tmp_path / "report.json"
     done = run(tmp_path / "set", *tree, "--regions", "wt=1,2,4:2;et=4", "--json", report)
     assert done.returncode == 0 and done.stderr == "", done.stderr + done.stdout

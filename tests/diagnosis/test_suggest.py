@@ -14,7 +14,7 @@ from jaxseg.config.recipes import load_recipe
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.samples import training_batches
 from jaxseg.datasets.splits import check_contents, place, split_patients
-from jaxseg.diagnosis import step_time
+from jaxseg.diagnosis import noise, step_time
 from jaxseg.diagnosis.suggest import suggest_config, suggest_folds, suggest_split, to_python
 from jaxseg.machine.sharding import check_fits, make_mesh, to_global
 from jaxseg.training.state import new_state
@@ -115,14 +115,8 @@ def test_folds_can_all_be_tested_on():
 
 
 def test_a_step_is_measured(found):
-    record = {
-        "image": np.zeros((12, 16, 3), np.uint8),
-        "mask": np.zeros((12, 16, 1), np.uint8),
-        "stats": np.float32([[0, 1, 0, 1]] * 3),
-        "head_box": np.int32([0, 0, 12, 16]),
-    }
-    times = step_time.measure_step(found.config, record)
+    times = step_time.measure_step(found.config, noise.slices(found.config, found.facts), 3)
     assert 1 <= times.num_steps <= 5 and times.device == f"{jax.device_count()} x cpu"
-    assert 0 < times.step_seconds < 60 and 0 < times.slice_seconds < 10
+    assert 0 < times.step_seconds < 60 and 0 < times.sample_seconds < 10
     # On each device at least the batch and the parameters, far below a gigabyte.
     assert 2 * 16 * 16 * 3 * 4 < times.memory_bytes < 1 << 30
