@@ -26,13 +26,13 @@ def scan(volume: jax.Array, least: jax.Array) -> tuple[jax.Array, jax.Array, jax
     volume = darken_background(volume, least)
     head = head_mask(volume)
     end = jnp.stack([jnp.asarray(n, jnp.int32) for n in volume.shape[:3]])
-    box = jnp.clip(head_box_3d(head) + jnp.array([[-MARGIN], [MARGIN]]), 0, end)
+    box = jnp.clip(head_box_3d(head) + jnp.array([[-MARGIN], [MARGIN]]), 0, end[None])
     return volume, statistics(volume, head), box
 
 
 def normalise(image: jax.Array, stats: jax.Array) -> jax.Array:
     """Return [..., C] float32, as `intensity.normalise`; stats [C, 4]."""
-    low, high, mean, std = stats.T
+    low, high, mean, std = jnp.expand_dims(stats.T, range(1, image.ndim))
     return (jnp.clip(image, low, high) - mean) / std
 
 
