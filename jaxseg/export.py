@@ -5,20 +5,22 @@ Writes one file that runs without jaxseg, with jax, flatbuffers and numpy only (
 [D, H, W, C] and returns probability and mask on the same pixels: normalisation, the cut around
 the head, resizing, network, temperature, threshold and smallest lesion are inside, and so are a
 description, the test scores and an example with its result, which is run before the program
-ends.
+ends. Of a run on volumes the file holds the program of a patch, those of what surrounds it, and
+sliding_window.py, which segments scans with them and needs NumPy and jax only.
 
   --workdir DIR     folder of the training run (required)
   --output FILE     where to write; default model.jaxseg, or model.onnx
   --format NAME     jaxseg (default), or onnx: network, normalisation and resizing; the
                     statistics of the volume are inputs. The converter is installed into a
                     Python environment of its own, in ~/.cache/jaxseg/onnx-env, by pip at its
-                    first use
+                    first use. Only of runs on slices
   --onnx-python P   onnx: this Python, which has jax2onnx and onnxruntime, instead
-  --size H,W        rows and columns of the slices; default: those of the scans trained on
+  --size H,W        of slices: rows and columns; default: those of the scans trained on
   --tta             average with the prediction of the mirrored slice
   --batch-size N    slices that the network takes at once (jaxseg format); default 8
   --compare N       test patients to predict with jaxseg and with the file; default 2, 0: none.
-                    Reads the scans, as the default of --size does
+                    Reads the scans, as the default of --size does. Of volumes the prepared
+                    copies, cut to the head, stand for the scans on both sides
   --verify FILE     run the example of an exported file and print the largest difference;
                     nothing else is needed
 
@@ -33,8 +35,10 @@ from pathlib import Path
 from jaxseg.config import command_line
 from jaxseg.errors import UserError
 from jaxseg.machine.start import start_computing
+from jaxseg.prediction.trained import load
 from jaxseg.shipping import bundle
-from jaxseg.shipping.make import export_jaxseg, export_onnx, find_scans, load_one_region
+from jaxseg.shipping.make import check_one_region, export_jaxseg, export_onnx, find_scans
+from jaxseg.shipping.make_volumes import export_volumes
 
 
 def verify(path: Path):
@@ -81,7 +85,15 @@ def main(argv: Sequence[str]):
     run = Path(options.workdir).expanduser()
     output = Path(options.output or f"model.{form}").expanduser()
     size = parse_size(options.size.split(",")) if options.size else None
-    trained = load_one_region(run)
+    trained = load(run)
+    if len(trained.config.input.image_size) == 3:
+        if form == "onnx" or size:
+            what = "--format=onnx" if form == "onnx" else f"--size={options.size}"
+            raise UserError(f"{what}: {run} was trained on volumes; leave it out")
+        export_volumes(trained, options.tta, options.compare, output)
+        verify(output)
+        return
+    check_one_region(trained)
     if form == "onnx":
         size = size or find_scans(trained, 0)[0]
         export_onnx(trained, options.tta, size, options.onnx_python, output)

@@ -20,7 +20,8 @@ from jaxseg.imaging.volumes import head_and_truth, slice_records, with_statistic
 from jaxseg.prediction.predictor import Predictor, in_batches, predict_part
 from jaxseg.scans.volume import Volume
 
-_SIGMA = 1 / 8  # of the window's side
+OVERLAP = 0.5  # of neighbouring windows, see `windows.overlapping`
+SIGMA = 1 / 8  # of the window's side
 
 
 def predict_tiles(model: Predictor, volume: Volume) -> np.ndarray:
@@ -104,4 +105,4 @@ def _blended(
 def _gaussian(window: int) -> np.ndarray:
     """Return [window] float32, 1 in the middle."""
     offset = np.arange(window) - (window - 1) / 2
-    return np.exp(-0.5 * (offset / (_SIGMA * window)) ** 2).astype(np.float32)
+    return np.exp(-0.5 * (offset / (SIGMA * window)) ** 2).astype(np.float32)

@@ -41,13 +41,9 @@ def metadata(trained: Trained, flip: bool, native_size: tuple[int, int]) -> dict
         flip: average with the mirrored slice.
         native_size: (H, W) of the slices, pixels.
     """
-    config, point, kind = trained.config, trained.points[0], trained.kind
-    data = read_json(trained.run / "data.json")
-    return {
-        "format": FORMAT,
-        "use": RESEARCH_ONLY,
+    config, point = trained.config, trained.points[0]
+    return common(trained, flip) | {
         "native_size": list(native_size),
-        "channels": list(kind.contrasts or kind.channel_names(trained.num_channels)),
         "classes": list(trained.regions),
         "spacing_mm": list(config.dataset.spacing_mm) or None,
         "inside": {
@@ -58,6 +54,16 @@ def metadata(trained: Trained, flip: bool, native_size: tuple[int, int]) -> dict
             "threshold": point.threshold,
             "compute_dtype": config.model.compute_dtype,
         },
+    }
+
+
+def common(trained: Trained, flip: bool) -> dict[str, Any]:
+    """Return what is said of slices and volumes alike; arguments as in `metadata`."""
+    kind, data = trained.kind, read_json(trained.run / "data.json")
+    return {
+        "format": FORMAT,
+        "use": RESEARCH_ONLY,
+        "channels": list(kind.contrasts or kind.channel_names(trained.num_channels)),
         "data": {
             "name": kind.name,
             "licence": kind.licence,
@@ -84,14 +90,18 @@ def _scores(run: Path, step: int, flip: bool) -> dict[str, Any] | None:
         "dice": found["patients"]["dice"],
         "operating_point": found.get("operating_point"),
         "warnings": found["warnings"],
+        **({"regions": _dice(found["regions"])} if "regions" in found else {}),
     }
+
+
+def _dice(regions: dict[str, Any]) -> dict[str, Any]:
+    return {name: part["patients"]["dice"] for name, part in regions.items()}
 
 
 def text(metadata: dict[str, Any]) -> str:
     """Return README.txt of a file."""
     inside, agreement = metadata["inside"], metadata["agreement"]
-    height, width = metadata["native_size"]
-    scores = metadata["scores"]
+    (height, width), scores = metadata["native_size"], metadata["scores"]
     lines = [
         "A tumour segmentation network, exported by jaxseg. " + RESEARCH_ONLY,
         "",
@@ -106,18 +116,26 @@ def text(metadata: dict[str, Any]) -> str:
         f"{metadata['data']['licence']}.",
     ]
     if scores:
-        low, high = scores["dice"]["ci95"]
-        interval = f" (95 % interval {low:.3f} to {high:.3f})" if low is not None else ""
-        lines.append(
-            f"Test: Dice {scores['dice']['mean']:.3f}{interval}, {scores['patients']} patients."
-        )
-    if agreement:
-        lines.append(
-            f"Compared with jaxseg's own prediction of {agreement['patients']} patients: "
-            f"probabilities differ by at most {agreement['probability']:.1e}, the masks in "
-            f"{agreement['voxels']} voxels."
-        )
-    return "\n".join(lines) + "\n"
+        lines.append(f"Test: Dice {dice_text(scores['dice'])}, {scores['patients']} patients.")
+    return "\n".join([*lines, *agreement_text(agreement)]) + "\n"
+
+
+def dice_text(dice: dict[str, Any]) -> str:
+    """Return mean and interval."""
+    low, high = dice["ci95"]
+    interval = f" (95 % interval {low:.3f} to {high:.3f})" if low is not None else ""
+    return f"{dice['mean']:.3f}{interval}"
+
+
+def agreement_text(agreement: dict[str, Any] | None) -> list[str]:
+    """Return the line that says how far the file is from jaxseg; none of no patients."""
+    if not agreement:
+        return []
+    return [
+        f"Compared with jaxseg's own prediction of {agreement['patients']} patients: "
+        f"probabilities differ by at most {agreement['probability']:.1e}, the masks in "
+        f"{agreement['voxels']} voxels."
+    ]
 
 
 def _lesions(min_voxels: int, spacing_mm: list[float] | None) -> str:

@@ -92,19 +92,31 @@ def agreement(
     rows = []
     for case in predict_patients(predictor(trained, flip), prepared, patients):
         ours = case.probability[..., 0]
-        mask = _mask(trained, ours)
-        theirs, their_mask = map(np.asarray, call(case.volume.image.astype(np.float32)))
-        both, total = (mask & their_mask).sum(), mask.sum() + their_mask.sum()
-        dice = float(2 * both / total) if total else 1.0
-        difference = float(np.abs(theirs - ours).max())
-        rows.append((len(mask), difference, int((mask != their_mask).sum()), dice))
+        theirs = map(np.asarray, call(case.volume.image.astype(np.float32)))
+        rows.append(differences((ours, _mask(trained, ours)), tuple(theirs)))
+    return summary(rows)
+
+
+def differences(
+    ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]
+) -> tuple[int, float, int, float]:
+    """Return the row of a patient for `summary` from two pairs of probability and mask."""
+    (probability, mask), (other, their_mask) = ours, theirs
+    both, total = (mask & their_mask).sum(), mask.sum() + their_mask.sum()
+    dice = float(2 * both / total) if total else 1.0
+    difference = float(np.abs(other - probability).max())
+    return len(mask), difference, int((mask != their_mask).sum()), dice
+
+
+def summary(rows: Sequence[tuple[int, float, int, float]]) -> dict[str, Any] | None:
+    """Return what `agreement` does, of rows by `differences`."""
     if not rows:
         return None
-    slices, differences, voxels, dice = zip(*rows, strict=True)
+    slices, probability, voxels, dice = zip(*rows, strict=True)
     return {
         "patients": len(rows),
         "slices": sum(slices),
-        "probability": max(differences),
+        "probability": max(probability),
         "voxels": sum(voxels),
         "mask_dice": min(dice),
     }

@@ -2,13 +2,16 @@
 
 model.stablehlo is what `jax.export` serialises, metadata.json says what it takes and gives,
 golden.npz holds an input with the outputs that jaxseg itself gives, README.txt is for people.
-Reading and running it needs jax, flatbuffers and numpy only.
+Of a run on volumes model.stablehlo takes patches, and sliding_window.py runs it over a scan with
+the other programs that metadata.json names. Reading and running it needs jax, flatbuffers and
+numpy only.
 """
 
 import io
+import itertools
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +22,7 @@ import numpy as np
 from jaxseg.errors import UserError, one_line
 from jaxseg.machine.files import make_folder, replace_bytes
 from jaxseg.models import native
+from jaxseg.shipping import sliding_window
 
 _GOLDEN = ("volume", "probability", "mask")
 
@@ -26,7 +30,8 @@ _GOLDEN = ("volume", "probability", "mask")
 class Exported(NamedTuple):
     """An opened file."""
 
-    call: Callable  # volume [D, H, W, C] float32 -> probability, mask [D, H, W]
+    # Volume [D, H, W, C] float32 -> probability, mask [D, H, W], of volumes [D, H, W, K].
+    call: Callable
     metadata: dict[str, Any]
     golden: dict[str, np.ndarray]  # volume, and the probability and mask of jaxseg
 
@@ -39,22 +44,27 @@ class Difference(NamedTuple):
     holds: bool  # within the tolerance of this device
 
 
-def serialise(function: Callable, shape: tuple, platforms: tuple[str, ...]) -> bytes:
-    """Trace a function of one float32 array and return it as bytes.
+def serialise(
+    function: Callable, arguments: Sequence[tuple[tuple, type]], platforms: tuple[str, ...]
+) -> bytes:
+    """Trace a function of arrays and return it as bytes.
 
     Args:
         function: to trace.
-        shape: of its argument; a None is any size from 1.
+        arguments: shape and type of each; a None is any size from 1.
         platforms: names of jax's backends to lower for.
 
     Raises:
         UserError: the package that serialisation needs is missing.
     """
     check_extra()
-    names = ", ".join(f"d{i}" if size is None else str(size) for i, size in enumerate(shape))
-    argument = jax.ShapeDtypeStruct(jax.export.symbolic_shape(names), np.float32)
+    number, scope, traced = itertools.count(), jax.export.SymbolicScope(), []
+    for shape, kind in arguments:
+        names = ", ".join(f"d{next(number)}" if size is None else str(size) for size in shape)
+        symbolic = jax.export.symbolic_shape(names, scope=scope)
+        traced.append(jax.ShapeDtypeStruct(symbolic, kind))
     with native.plain_operations():  # not what this machine alone has
-        exported = jax.export.export(jax.jit(function), platforms=platforms)(argument)
+        exported = jax.export.export(jax.jit(function), platforms=platforms)(*traced)
     return bytes(exported.serialize())
 
 
@@ -67,9 +77,23 @@ def check_extra():
 
 
 def write(
-    path: Path, program: bytes, metadata: dict[str, Any], golden: dict[str, np.ndarray], text: str
+    path: Path,
+    program: bytes,
+    metadata: dict[str, Any],
+    golden: dict[str, np.ndarray],
+    text: str,
+    others: Mapping[str, bytes] | None = None,
 ):
-    """Write the file whole or not at all; UserError when it cannot be written."""
+    """Write the file whole or not at all; UserError when it cannot be written.
+
+    Args:
+        path: of the file.
+        program: from `serialise`.
+        metadata: what is known.
+        golden: arrays by name.
+        text: for people.
+        others: members that only volumes have, by name.
+    """
     arrays = io.BytesIO()
     np.savez_compressed(arrays, **golden)
     members = {
@@ -77,6 +101,7 @@ def write(
         "metadata.json": json.dumps(metadata, indent=1, allow_nan=False).encode() + b"\n",
         "model.stablehlo": program,
         "golden.npz": arrays.getvalue(),
+        **(others or {}),
     }
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
@@ -106,7 +131,8 @@ def open_bundle(path: Path) -> Exported:
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a whole file of jaxseg.export ({error})") from error
     try:
-        return Exported(deserialise(program), metadata, golden)
+        call = _over_windows(path, metadata) if "window" in metadata else deserialise(program)
+        return Exported(call, metadata, golden)
     except Exception as error:  # whatever jax raises over a newer or damaged program
         made_by = metadata.get("versions", {}).get("jax")
         cause = one_line(error)[:200]
@@ -114,6 +140,12 @@ def open_bundle(path: Path) -> Exported:
             f"{path}: jax {jax.__version__} cannot read it ({cause}); it was made by jax "
             f"{made_by}, and older versions do not read what newer ones write"
         ) from error
+
+
+def _over_windows(path: Path, metadata: dict[str, Any]) -> Callable:
+    """Return what segments the golden volume of a file of volumes, as its own driver does."""
+    model, spacing_mm = sliding_window.load(path), metadata["golden"]["spacing_mm"]
+    return lambda volume: sliding_window.segment(model, volume, spacing_mm)[:2]
 
 
 def deserialise(program: bytes) -> Callable:
@@ -129,6 +161,7 @@ def check(exported: Exported) -> Difference:
     tolerance = metadata["golden"]["tolerance_cpu" if on_cpu else "tolerance_elsewhere"]
     largest = float(np.abs(probability - golden["probability"]).max())
     flipped = mask != golden["mask"]
-    near = np.abs(golden["probability"] - metadata["inside"]["threshold"]) <= tolerance
+    thresholds = [r["threshold"] for r in metadata.get("regions", [metadata["inside"]])]
+    near = np.abs(golden["probability"] - np.array(thresholds)) <= tolerance
     holds = largest <= tolerance and not (flipped & ~near).any()
     return Difference(largest, int(flipped.sum()), bool(holds))

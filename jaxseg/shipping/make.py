@@ -14,7 +14,7 @@ from jaxseg.errors import UserError
 from jaxseg.imaging.intensity import head_box, volume_statistics
 from jaxseg.models.apply import predict_probabilities
 from jaxseg.models.unet import UNet
-from jaxseg.prediction.trained import Trained, load
+from jaxseg.prediction.trained import Trained
 from jaxseg.runs.scans import scans_of
 from jaxseg.shipping import about, bundle, onnx_convert, onnx_export
 from jaxseg.shipping.agreement import (
@@ -28,20 +28,16 @@ from jaxseg.shipping.agreement import (
 from jaxseg.shipping.portable_volume import segment_volume
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_TOLERANCES = {"float32": (1e-4, 2e-2), "bfloat16": (5e-2, 5e-2)}  # on CPU, elsewhere
+TOLERANCES = {"float32": (1e-4, 2e-2), "bfloat16": (5e-2, 5e-2)}  # on CPU, elsewhere
 
 
-def load_one_region(run: Path) -> Trained:
-    """Load a run; UserError where these files cannot hold it yet: several regions, or patches."""
-    trained = load(run)
-    if len(trained.config.input.image_size) == 3:
-        raise UserError(f"{run}: trained on volumes; only runs on slices can be exported yet")
+def check_one_region(trained: Trained):
+    """Raise UserError where these files cannot hold a run on slices yet: several regions."""
     if len(trained.regions) > 1:
         raise UserError(
-            f"{run}: has the regions {', '.join(trained.regions)}; only runs of one region can be "
-            "exported yet"
+            f"{trained.run}: has the regions {', '.join(trained.regions)}; of runs on slices only "
+            "those of one region can be exported yet"
         )
-    return trained
 
 
 def program(trained: Trained, flip: bool, size: tuple[int, int], batch_size: int) -> bytes:
@@ -59,7 +55,9 @@ def program(trained: Trained, flip: bool, size: tuple[int, int], batch_size: int
         threshold=point.threshold,
         min_lesion_voxels=min_lesion_voxels(point, config.dataset.spacing_mm),
     )
-    return bundle.serialise(function, (None, *size, trained.num_channels), PLATFORMS)
+    return bundle.serialise(
+        function, [((None, *size, trained.num_channels), np.float32)], PLATFORMS
+    )
 
 
 def export_jaxseg(
@@ -73,7 +71,7 @@ def export_jaxseg(
     """Write the file.
 
     Args:
-        trained: from `load_one_region`.
+        trained: on slices, of one region.
         flip: average with the mirrored slice.
         size: (H, W) of the slices; None: those of the scans, which are then compared on too.
         compare: number of test patients.
@@ -84,7 +82,7 @@ def export_jaxseg(
     size, scans = (size, None) if size else find_scans(trained, compare)
     serialised = program(trained, flip, size, batch_size)
     call = bundle.deserialise(serialised)
-    tolerances = _TOLERANCES[trained.config.model.compute_dtype]
+    tolerances = TOLERANCES[trained.config.model.compute_dtype]
     smallest = min_lesion_voxels(trained.points[0], trained.config.dataset.spacing_mm)
     metadata = about.metadata(trained, flip, size)
     metadata["inside"] |= {"min_lesion_voxels": smallest, "batch_size": batch_size}

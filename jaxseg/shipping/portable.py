@@ -91,17 +91,28 @@ def _weights(position: jax.Array, source: int, block: jax.Array, clamp: bool = F
         block: int32 scalar, pixels; 1: no means.
         clamp: sample the outermost block instead of nothing outside.
     """
-    blocks = (source + block - 1) // block  # a little smaller than asked for where it must be
-    i, j = jnp.arange(source)[:, None], jnp.arange(source)[None]
-    # Overlap of block i with pixel j in units of 1/blocks pixel; none from i = blocks on.
-    first = jnp.maximum(i * source, j * blocks)
-    last = jnp.minimum((i + 1) * source, (j + 1) * blocks)
-    means = _float(jnp.maximum(last - first, 0)) / source
+    blocks, means = block_means(source, block)
     centre = (position + 0.5) * (_float(blocks) / source) - 0.5
     if clamp:
         centre = jnp.clip(centre, 0.0, _float(blocks - 1))
     linear = jnp.maximum(0.0, 1 - jnp.abs(centre[:, None] - _iota(source)[None]))
     return jnp.matmul(linear, means, precision=EXACT)
+
+
+def block_means(source: int, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return how many blocks of so many pixels there are, and their means.
+
+    Blocks are a little smaller than asked for where they must be.
+
+    Returns:
+        int32 scalar and [source, source] float32: block by pixel, 0 from the number of blocks on.
+    """
+    blocks = (source + block - 1) // block
+    i, j = jnp.arange(source)[:, None], jnp.arange(source)[None]
+    # Overlap of block i with pixel j in units of 1/blocks pixel; none from i = blocks on.
+    first = jnp.maximum(i * source, j * blocks)
+    last = jnp.minimum((i + 1) * source, (j + 1) * blocks)
+    return blocks, _float(jnp.maximum(last - first, 0)) / source
 
 
 def _resize(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:

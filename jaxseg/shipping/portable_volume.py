@@ -57,19 +57,26 @@ def segment_volume(
     return probability, drop_small(mask, min_lesion_voxels) if min_lesion_voxels > 1 else mask
 
 
-def darken_background(volume: jax.Array) -> jax.Array:
-    """Return [D, H, W, C] float32, as `intensity.darken_background`."""
+def darken_background(volume: jax.Array, least: jax.Array | float = -jnp.inf) -> jax.Array:
+    """Return [D, H, W, C] float32, as `intensity.darken_background`.
+
+    Args:
+        volume: [D, H, W, C] float32.
+        least: that the integers of the scan can be; -inf: it is not of integers.
+    """
     channels = [volume[..., c] for c in range(volume.shape[-1])]
-    amid, darkened = zip(*map(_darkened, channels), strict=True)
+    found = [_darkened(channel, least) for channel in channels]
+    amid, darkened = zip(*found, strict=True)
     often = 2 * sum(a.astype(jnp.int32) for a in amid) >= len(channels)
     chosen = [jnp.where(often & a, d, x) for a, d, x in zip(amid, darkened, channels, strict=True)]
     return jnp.stack(chosen, axis=-1)
 
 
-def _darkened(channel: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _darkened(channel: jax.Array, least: jax.Array | float) -> tuple[jax.Array, jax.Array]:
     """Return whether the background lies amid the tissue, and the channel with it darker."""
     everywhere = jnp.ones(channel.shape, bool)
-    edge = everywhere.at[:, 1:-1, 1:-1].set(False)
+    y, x = (jax.lax.broadcasted_iota(jnp.int32, channel.shape, axis) for axis in (1, 2))
+    edge = (y == 0) | (x == 0) | (y == channel.shape[1] - 1) | (x == channel.shape[2] - 1)
     (level,) = _percentiles(channel, edge, (50.0,))
     dark, bright = _percentiles(channel, everywhere, intensity.HEAD_PERCENTILES)
     background = abs(channel - level) <= intensity.PLAIN * (bright - dark)
@@ -78,6 +85,7 @@ def _darkened(channel: jax.Array) -> tuple[jax.Array, jax.Array]:
     margin = intensity.HEAD_FRACTION * (bright - dark)
     amid = plain & ~background.all() & (dark + margin < level) & (level < bright - margin)
     darker = dark - margin / (1 - intensity.HEAD_FRACTION)
+    darker = jnp.where(least > -jnp.inf, jnp.maximum(jnp.floor(darker), least), darker)
     return amid, jnp.where(background, darker, channel)
 
 
@@ -116,7 +124,22 @@ def statistics(volume: jax.Array, head: jax.Array) -> jax.Array:
 
 def head_box(head: jax.Array) -> jax.Array:
     """Return [4] int32, as `intensity.head_box`, of the head [D, H, W] bool."""
-    seen = _opened(head).any(axis=0)
+    return _box_in_plane(_opened(head))
+
+
+def head_box_3d(head: jax.Array) -> jax.Array:
+    """Return [2, 3] int32, as `intensity.head_box_3d`, of the head [D, H, W] bool."""
+    opened = _opened(head)
+    y0, x0, y1, x1 = _box_in_plane(opened)
+    y, x = (jax.lax.broadcasted_iota(jnp.int32, head.shape, axis) for axis in (1, 2))
+    within = opened & (y0 <= y) & (y < y1) & (x0 <= x) & (x < x1)
+    slices = within.any(axis=(1, 2))
+    z0, z1 = _extent(slices | ~slices.any())
+    return jnp.array([[z0, y0, x0], [z1, y1, x1]], jnp.int32)
+
+
+def _box_in_plane(opened: jax.Array) -> jax.Array:
+    seen = opened.any(axis=0)
     component = components(seen)
     area = jnp.zeros(seen.size + 1, jnp.int32).at[component].add(seen.astype(jnp.int32))
     # In integers, so that no rounding decides.
@@ -129,9 +152,14 @@ def head_box(head: jax.Array) -> jax.Array:
 
 def drop_small(mask: jax.Array, min_voxels: int) -> jax.Array:
     """Return the mask [D, H, W] without components of fewer voxels."""
+    return mask & (component_sizes(mask) >= min_voxels)
+
+
+def component_sizes(mask: jax.Array) -> jax.Array:
+    """Return how many elements each one's component has, 0 outside; int32 like the mask."""
     component = components(mask)
-    voxels = jnp.zeros(mask.size + 1, jnp.int32).at[component].add(mask.astype(jnp.int32))
-    return mask & (voxels >= min_voxels)[component]
+    number = jnp.zeros(mask.size + 1, jnp.int32).at[component].add(mask.astype(jnp.int32))
+    return number[component]
 
 
 def components(mask: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import segment_regions
 from jaxseg.scans.regions import to_labels, to_masks
 from jaxseg.scoring.patient_score import score_patient
-from jaxseg.shipping.make import load_one_region
+from jaxseg.shipping.make import check_one_region
 from jaxseg.viewer.of_run import open_run
 
 NAMES = ("whole_tumour", "tumour_core", "enhancing_tumour")
@@ -136,6 +136,6 @@ def test_what_does_not_fit_is_said(run, config, tmp_path):
     one = dataclasses.replace(config, model=Model(widths=(4, 8)))
     with contextlib.ExitStack() as stack, pytest.raises(UserError, match="has 3 regions"):
         train.train_and_test(one, tmp_path / "other", stack)
-    with pytest.raises(UserError, match="only runs of one region can be exported yet"):
-        load_one_region(run)
+    with pytest.raises(UserError, match="only those of one region can be exported yet"):
+        check_one_region(trained.load(run))
     assert f"Shown is the region {NAMES[0]} of" in " ".join(open_run(run, "test", None).notes)

@@ -405,7 +405,7 @@ def test_an_exported_program_holds_none_of_them(monkeypatch):
 
     assert "jaxseg_convolve" in str(jax.make_jaxpr(function)(np.zeros((1, 8, 8, 4), np.float32)))
     jax.clear_caches()
-    program = bundle.serialise(function, (None, 8, 8, 4), ("cpu", "cuda", "tpu"))
+    program = bundle.serialise(function, [((None, 8, 8, 4), np.float32)], ("cpu", "cuda", "tpu"))
     assert b"jaxseg_convolve" not in program
 
 
