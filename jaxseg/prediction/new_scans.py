@@ -118,7 +118,7 @@ def predict_scan(
     for warning in (*volume.warnings, *warnings):
         tqdm.write(f"warning: {scan.patient}: {warning}", file=sys.stderr)
     probability = predict_probability(models, dark, how["tile"])
-    masks = segment_regions(probability, ensemble.mean_points(), volume.spacing_mm, volume.affine)
+    masks = segment_regions(probability, ensemble.mean_points(), ensemble.kind.regions, *place)
     first = masks[..., 0], probability[..., 0]
     place = volume.spacing_mm, volume.affine
     row = predictions.measure(scan.patient, str(scan.path), *first, *place)

@@ -89,7 +89,7 @@ def test_every_region_is_scored_by_its_own_name(run, config):
     cases = predict_patients(trained.predictor(loaded), prepared, prepared.patients[5:])
     found = {}
     for case in cases:
-        masks = segment_regions(case.probability, loaded.points)
+        masks = segment_regions(case.probability, loaded.points, loaded.kind.regions)
         for k, name in enumerate(NAMES):
             score = score_patient(case.patient.id, masks[..., k], case.truth[..., k])
             found.setdefault(name, []).append(score.dice)
@@ -126,9 +126,11 @@ def test_predicted_masks_have_the_labels_of_the_data_set(run, tmp_path, monkeypa
     probability = np.stack(
         [nibabel.load(folder / f"probability_{n}.nii.gz").get_fdata() for n in NAMES], axis=-1
     )
-    masks = segment_regions(probability.astype(np.float32), trained.load(run).points)
+    points, regions = trained.load(run).points, PHANTOM_REGIONS.regions
+    masks = segment_regions(probability.astype(np.float32), points, regions)
     labels = np.asanyarray(nibabel.load(folder / "mask.nii.gz").dataobj)
-    np.testing.assert_array_equal(labels, to_labels(masks, PHANTOM_REGIONS.regions))
+    np.testing.assert_array_equal(labels, to_labels(masks, regions))
+    np.testing.assert_array_equal(masks, to_masks(labels, regions))
     assert labels.dtype == np.uint8 and set(np.unique(labels)) <= {0, 1, 2, 4}
 
 
