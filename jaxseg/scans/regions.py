@@ -111,6 +111,21 @@ def as_written(masks: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     return to_masks(to_labels(masks, regions), regions).view(bool)
 
 
+def one_each(values: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+    """Return what a file holds that has one value for each voxel.
+
+    Args:
+        values: [D, H, W, K] bool, a mask for each region; or [D, H, W] as it is.
+        regions: K of them.
+
+    Returns:
+        [D, H, W]: of one region its mask, of several `to_labels`.
+    """
+    if values.ndim == 3:
+        return values
+    return values[..., 0] if len(regions) == 1 else to_labels(values, regions)
+
+
 def own_labels(regions: Sequence[Region]) -> tuple[int, ...]:
     """Return the label that is written for each region: its own beside those of the later ones.
 
