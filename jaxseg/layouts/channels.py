@@ -102,9 +102,7 @@ def find_by_kind(
     files = list_files(path)
     scans, lacking = [], []
     for case, found in sorted(_cases(files, path, dataset).items()):
-        wanted = {
-            channel: (found[channel], (found[channel],)) for channel in names if channel in found
-        }
+        wanted = {c: (found[c], (found[c],)) for c in names if c in found}
         if wanted:
             scans.append(_scan(path, files, case, wanted, names, fill))
         else:

@@ -86,7 +86,7 @@ def _planes(
             for k, name in enumerate(regions):
                 cut = np.take(masks[..., k], centre[axis], axis)
                 # The inner above and narrower, so that both are seen where they share an edge.
-                width = (1.3 if enlarged else 0.7) * (1 + (len(regions) - 1 - k))
+                width = (1.1 if enlarged else 0.6) * min(1 + 2 * (len(regions) - 1 - k), 3.2)
                 draw_mask(axes, cut, shown[name], width)
             if row == 0:
                 axes.set_title(f"{plane}, {centre[axis] + 1} of {image.shape[axis]}", fontsize=10)

@@ -23,7 +23,6 @@ from jaxseg.prediction.operating import segment_regions
 from jaxseg.scans.regions import to_labels, to_masks
 from jaxseg.scoring.patient_score import score_patient
 from jaxseg.shipping.make import load_one_region
-from jaxseg.viewer.of_run import open_run
 
 NAMES = ("whole_tumour", "tumour_core", "enhancing_tumour")
 
@@ -140,4 +139,3 @@ def test_what_does_not_fit_is_said(run, config, tmp_path):
         train.train_and_test(one, tmp_path / "other", stack)
     with pytest.raises(UserError, match="only runs of one region can be exported yet"):
         load_one_region(run)
-    assert f"Shown is the region {NAMES[0]} of" in " ".join(open_run(run, "test", None).notes)
