@@ -81,7 +81,8 @@ class Run:
             raise UserError(f"volume {volume.image.shape}: give [slices, rows, columns, {wanted}]")
         probability = predict_volume(self.predictor, volume)
         spacing_mm = volume.spacing_mm or self.trained.config.dataset.spacing_mm
-        mask = segment_regions(probability, self.trained.points, spacing_mm, volume.affine)
+        how = self.trained.points, self.trained.kind.regions
+        mask = segment_regions(probability, *how, spacing_mm, volume.affine)
         one = len(self.regions) == 1
         return (
             Prediction(probability[..., 0], mask[..., 0]) if one else Prediction(probability, mask)

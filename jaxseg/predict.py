@@ -71,6 +71,10 @@ def main(argv: Sequence[str]):
     start_computing()
     runs = [Path(run).expanduser() for run in options.workdir]
     ensemble = read_ensemble(runs)
+    if options.tile and ensemble.of_volumes:
+        raise UserError(
+            "--tile is for runs on slices; a run on volumes predicts in overlapping patches anyway"
+        )
     notes = []
     scans = find_all(inputs, ensemble, options.channels, options.fill, notes)
     if options.single_slice:  # whatever lies beside it

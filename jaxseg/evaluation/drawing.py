@@ -79,7 +79,7 @@ def _draw_patients(
         volume, run = case.volume, part.trained
         image = volume.image[..., run.config.dataset.shown_channel(volume.image.shape[-1])]
         place = volume.spacing_mm, volume.affine
-        masks = segment_regions(case.probability, run.points, *place)
+        masks = segment_regions(case.probability, run.points, run.kind.regions, *place)
         shown = image, case.truth, masks, run.regions, volume.spacing_mm
         drawn[name] = draw_patient(scored[patient], *shown)
     return drawn

@@ -20,6 +20,7 @@ from jaxseg.prediction import operating
 from jaxseg.prediction.inference import Case, predict_patients
 from jaxseg.prediction.operating import OperatingPoint, segment_regions
 from jaxseg.runs import workdir
+from jaxseg.scans.regions import Region
 from jaxseg.scoring import baselines, report, scorecard, scoretext
 from jaxseg.scoring.brats import Rules
 from jaxseg.scoring.patient_score import PatientScore, score_patient
@@ -50,8 +51,8 @@ def evaluate(
         The content of scores.json; None on the other processes.
     """
     on_main(lambda: make_folder(output))
-    regions = parts[0].trained.regions
-    found = together(lambda: [read_baselines(part.trained.run, regions) for part in parts])
+    regions, names = parts[0].trained.kind.regions, parts[0].trained.regions
+    found = together(lambda: [read_baselines(part.trained.run, names) for part in parts])
     scores, baseline_scores = [], []
     for part, baseline in zip(parts, found, strict=True):
         mine = part.patients[jax.process_index() :: jax.process_count()]
@@ -138,7 +139,7 @@ def _score(tumour_slice_dice: Sequence[float], **others: Any) -> PatientScore:
 
 def score_cases(
     cases: Iterable[Case],
-    regions: Sequence[str],
+    regions: Sequence[Region],
     points: Sequence[OperatingPoint],
     found: Sequence[baselines.ThresholdBaseline],
     rules: Rules | None = None,
@@ -150,15 +151,15 @@ def score_cases(
     ours, trivial = [], []
     for case in cases:
         patient, truth, spacing = case.patient.id, case.truth, case.volume.spacing_mm
-        masks = segment_regions(case.probability, points, spacing, case.volume.affine)
+        masks = segment_regions(case.probability, points, regions, spacing, case.volume.affine)
         image = normalise(case.volume.image, case.volume.stats)
         person = case.patient.group
         scored = [
             (
-                score_patient(patient, mask, truth[..., k], spacing, name, person, rules),
-                score_patient(patient, simple, truth[..., k], spacing, name, person),
+                score_patient(patient, mask, truth[..., k], spacing, region.name, person, rules),
+                score_patient(patient, simple, truth[..., k], spacing, region.name, person),
             )
-            for k, name in enumerate(regions)
+            for k, region in enumerate(regions)
             for mask, simple in [(masks[..., k], baselines.apply(found[k], image))]
         ]
         ours.append([s[0] for s in scored])

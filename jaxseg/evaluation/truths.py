@@ -13,7 +13,13 @@ from jaxseg.errors import UserError
 from jaxseg.layouts.find import find_scans
 from jaxseg.layouts.truths import Predicted, assign, find_masks
 from jaxseg.prediction import places
-from jaxseg.prediction.results import Result, read_result, read_values, slice_names
+from jaxseg.prediction.results import (
+    Result,
+    read_result,
+    read_values,
+    regions_in,
+    slice_names,
+)
 from jaxseg.runs import workdir
 from jaxseg.scans.decode import decode_mask_values
 from jaxseg.scans.files import UNREADABLE, Files, list_beside, list_files
@@ -61,8 +67,16 @@ def _slices(mask: Path) -> tuple[str, ...]:
     return slice_names(mask) if mask.is_dir() else ()
 
 
-def read_truth(truths: Truths, patient: str, mask: Result) -> np.ndarray:
+def read_truth(
+    truths: Truths, patient: str, mask: Result, regions: Sequence[Region] = ()
+) -> np.ndarray:
     """Return the truth of a predicted patient, [D, H, W] of label values, on its mask's grid.
+
+    Args:
+        truths: of all.
+        patient: whose.
+        mask: of the patient, as predicted.
+        regions: that the segments of a DICOM-SEG may be named as.
 
     Raises:
         UserError: it has none, it cannot be read, or it lies on other voxels.
@@ -77,7 +91,7 @@ def read_truth(truths: Truths, patient: str, mask: Result) -> np.ndarray:
         return np.stack(slices)
     (name,) = names
     with _on_disk(truths, name) as path:
-        truth = read_values(path, mask.images)
+        truth = read_values(path, mask.images, regions)
     _check_shape(name, truth.values.shape, mask.values.shape)
     if truth.affine is not None and mask.affine is not None:
         ends = np.array([(*c, 1) for c in np.ndindex(2, 2, 2)]) * (*mask.values.shape, 1)
@@ -98,10 +112,12 @@ class Pair(NamedTuple):
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the label values of mask and truth, [D, H, W] each; UserError: one is missing."""
         mask = self._mask()
-        return mask.values, read_truth(self.truths, self.patient, mask)
+        return mask.values, read_truth(self.truths, self.patient, mask, regions_in(self.record))
 
     def _mask(self) -> Result:
-        mask = read_result(self.predictions / self.patient / "mask")
+        mask = read_result(
+            self.predictions / self.patient / "mask", regions=regions_in(self.record)
+        )
         if mask is None:
             raise UserError("no mask there")
         return mask
@@ -121,6 +137,13 @@ class Pair(NamedTuple):
         if not path.exists():
             raise UserError(f"{path}: not there any more")
         stems = [Path(name).stem for name in mask.slices]
+        about = self.record.get("scan", {})
+        if "names" in about:  # one of the channels' files is shown
+            (scan,) = find_scans(Path(about["root"], about["shown"]), Dataset())
+            files = list_files(about["root"])
+            whole = scan._replace(patient=self.patient, files=files, names=tuple(about["names"]))
+            places.check_same(whole, self.predictions)
+            return scan.read().image[..., 0]
         for scan in find_scans(path, Dataset()):
             if stems and [Path(name).stem for name in scan.names] != stems:
                 continue
@@ -147,10 +170,7 @@ def regions_of(
         region for each label where both have several; else whatever is above 0 is tumour.
     """
     masks, truths = masks - {0}, truths - {0}
-    kept = {
-        tuple(Region(r["name"], tuple(r["labels"])) for r in record.get("regions", ()))
-        for record in records
-    }
+    kept = {regions_in(record) for record in records}
     regions = kept.pop() if len(kept) == 1 else ()
     known = {label for region in regions for label in region.labels}
     if len(truths) > 1 and masks | truths <= known:

@@ -77,7 +77,11 @@ def find_by_channel(
 
 
 def find_by_kind(
-    path: Path, dataset: Dataset, names: Sequence[str], fill: str | None = None
+    path: Path,
+    dataset: Dataset,
+    names: Sequence[str],
+    fill: str | None = None,
+    notes: list[str] | None = None,
 ) -> list[Scan]:
     """Return the scans of a folder or zip that is kept as the volume set that was trained on.
 
@@ -88,20 +92,40 @@ def find_by_kind(
         dataset: of the run.
         names: the model's channels, in order.
         fill: the channel that stands in for those that a scan lacks.
+        notes: what is left out is appended, one line each.
 
     Returns:
         None at all where it is not kept so, by example where each file is a scan.
     """
-    sort = kind_of(dataset).sort
-    if sort is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
+    if kind_of(dataset).sort is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
         return []
     files = list_files(path)
-    cases = sort(list(files.stamps), dataset)
-    wanted = {
-        case: {channel: (name, (name,)) for channel, name in found.items() if channel in names}
-        for case, found in sorted(cases.items())
+    scans, lacking = [], []
+    for case, found in sorted(_cases(files, path, dataset).items()):
+        wanted = {c: (found[c], (found[c],)) for c in names if c in found}
+        if wanted:
+            scans.append(_scan(path, files, case, wanted, names, fill))
+        else:
+            lacking.append(case)
+    if lacking and notes is not None:
+        notes.append(
+            f"{path}: left out, none of the channels {', '.join(names)}: {says.listed(lacking)}"
+        )
+    return scans
+
+
+def _cases(files: Files, path: Path, dataset: Dataset) -> dict[str, dict[str, str]]:
+    """Return {case: {channel: file}}; of the folder of one case its own name may tell it."""
+    sort, listed = kind_of(dataset).sort, list(files.stamps)
+    cases = sort(listed, dataset)
+    if set(cases) - {says.NAMELESS}:
+        return cases
+    above = f"{path.resolve().name if path.is_dir() else path.stem}/"
+    cases = sort([above + name for name in listed], dataset)
+    return {
+        case: {channel: name.removeprefix(above) for channel, name in found.items()}
+        for case, found in cases.items()
     }
-    return [_scan(path, files, p, found, names, fill) for p, found in wanted.items() if found]
 
 
 def _scan(

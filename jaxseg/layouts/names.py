@@ -29,6 +29,7 @@ SEQUENCES = {
     "flair": r"flair|t2f|t2[_-]?flair|fla",
 }
 TRUTH = "truth"
+NAMELESS = "scan"  # a case that neither file nor folder names
 _TRUTH = r"seg|segm|ot|otmulticlass|tumou?r[_-]?(?:seg|segm|segmentation|mask)"
 _SEQUENCE = re.compile(
     r"(?:(?P<case>.+?)(?:[_-]brain)?[_-])?(?:"
@@ -115,7 +116,7 @@ def sequence_of(name: str) -> tuple[str, str]:
         return "", ""
     folders = [f for f in PurePosixPath(name).parts[:-1] if not f.startswith("VSD.")]
     sequence = next(key for key in (*SEQUENCES, TRUTH) if match[key])
-    return match["case"] or "/".join(folders) or "scan", sequence
+    return match["case"] or "/".join(folders) or NAMELESS, sequence
 
 
 def pattern_regex(pattern: str) -> re.Pattern:

@@ -28,6 +28,11 @@ class Ensemble(NamedTuple):
     kind: DataSet  # of the first; its regions are those of all
     points: tuple[tuple[OperatingPoint, ...], ...]  # [runs][regions]
 
+    @property
+    def of_volumes(self) -> bool:
+        """Whether they were trained on patches of volumes, not on slices."""
+        return len(self.config.input.image_size) == 3
+
     def mean_points(self) -> list[OperatingPoint]:
         """Return for each region the mean threshold and smallest lesion; 1 as temperature."""
         return [
@@ -85,7 +90,11 @@ def predict_probability(models: Sequence[Predictor], volume: Volume, tile: bool)
     Args:
         models: at least one.
         volume: with the channels trained on.
-        tile: at the scan's own resolution, see `windows`; else resized as in training.
+        tile: slices at the scan's own resolution, see `windows`; else as in training.
     """
     predict, volume = predict_tiles if tile else predict_volume, with_statistics(volume)
-    return sum(predict(model, volume) for model in models) / np.float32(len(models))
+    mean = predict(models[0], volume)
+    for model in models[1:]:
+        mean += predict(model, volume)
+    mean /= np.float32(len(models))
+    return mean

@@ -17,16 +17,15 @@ from jaxseg.imaging.intensity import head_warnings
 from jaxseg.imaging.volumes import in_its_volume, slice_records, with_statistics
 from jaxseg.layouts.channels import find_by_channel, find_by_kind, parse_patterns
 from jaxseg.layouts.find import Scan, find_scans
-from jaxseg.prediction import predictions
+from jaxseg.prediction import places, predictions
 from jaxseg.prediction.ensemble import Ensemble, predict_probability
 from jaxseg.prediction.operating import segment_regions
 from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import load, predictor
 from jaxseg.runs import workdir
 from jaxseg.scans.nifti import is_nifti
-from jaxseg.scans.regions import to_labels
 from jaxseg.scans.volume import Volume
-from jaxseg.scoring import contours
+from jaxseg.scoring import contours, planes
 
 _LARGEST_SCALE = 1.3  # of a tile's pixels to the training's
 # Predictions made with others are not taken for done.
@@ -49,7 +48,8 @@ def tile_warnings(models: Sequence[Predictor], volume: Volume) -> list[str]:
 def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volume:
     """Read a scan; a slice named by itself is normalised as within its patient, or refused.
 
-    A folder or volume of one slice is all there is of a patient: a warning tells.
+    A folder or volume of one slice is all there is of a patient: a warning tells. A run on volumes
+    refuses single slices.
 
     Args:
         scan: to be read.
@@ -58,9 +58,11 @@ def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volum
         known: of the last patient around a slice, kept from one to the next.
 
     Raises:
-        UserError: it cannot be read, or it is a slice with none beside it.
+        UserError: it cannot be read, or it is a slice with none beside it, or of a run on volumes.
     """
     volume = scan.read()
+    if ensemble.of_volumes:
+        return _for_patches(volume, ensemble.config)
     if len(volume.image) > 1 or not any(workdir.knows_volumes(run) for run in ensemble.runs):
         return volume
     text = "a single slice is normalised by itself, which training did not show the network"
@@ -86,6 +88,22 @@ def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volum
     )
     volume = volume._replace(warnings=(*volume.warnings, said))
     return in_its_volume(volume, whole, scan.slices_around())
+
+
+def _for_patches(volume: Volume, config: Config) -> Volume:
+    """Return a volume that patches can be cut of; UserError of a single slice."""
+    size, wanted = config.input.image_size, config.input.spacing_mm
+    if len(volume.image) == 1 < size[0]:
+        raise UserError(
+            "a single slice, and the run was trained on volumes: give all slices of the patient"
+        )
+    if not wanted or volume.spacing_mm:
+        return volume
+    said = (
+        f"its spacing is unknown and taken for that of the training grid, "
+        f"{' x '.join(map('{:g}'.format, wanted))} mm: the masks may be far off"
+    )
+    return volume._replace(warnings=(*volume.warnings, said))
 
 
 def predict_scan(
@@ -118,28 +136,29 @@ def predict_scan(
     for warning in (*volume.warnings, *warnings):
         tqdm.write(f"warning: {scan.patient}: {warning}", file=sys.stderr)
     probability = predict_probability(models, dark, how["tile"])
-    masks = segment_regions(probability, ensemble.mean_points(), volume.spacing_mm, volume.affine)
-    first = masks[..., 0], probability[..., 0]
-    place = volume.spacing_mm, volume.affine
-    row = predictions.measure(scan.patient, str(scan.path), *first, *place)
-    regions = ensemble.kind.regions
-    labels = masks[..., 0] if len(regions) == 1 else to_labels(masks, regions)
-    pieces = {"mask": lambda folder: volume.write(folder / "mask", labels)}
+    regions, place = ensemble.kind.regions, (volume.spacing_mm, volume.affine)
+    masks = segment_regions(probability, ensemble.mean_points(), regions, *place)
+    who, each = (scan.patient, str(scan.path)), range(len(regions))
+    rows = [predictions.measure(*who, masks[..., k], probability[..., k], *place) for k in each]
+    pieces = {"mask": lambda folder: volume.write(folder / "mask", masks, regions)}
     for k, region in enumerate(regions if how["probabilities"] else ()):
         name = "probability" + (f"_{region.name}" if len(regions) > 1 else "")
         pieces[name] = functools.partial(
-            lambda folder, name, k: volume.write(folder / name, probability[..., k]), name=name, k=k
+            lambda folder, name, k, region: volume.write(
+                folder / name, probability[..., k], (region,)
+            ),
+            **{"name": name, "k": k, "region": region},
         )
     pieces["overlay.png"] = lambda folder: (folder / "overlay.png").write_bytes(
-        overlay(row, volume, masks[..., 0], ensemble.config)
+        overlay(rows, volume, masks, ensemble)
     )
 
     def write(folder: Path) -> list[str]:
         return [line for name, make in pieces.items() if (line := _failed(name, make, folder))]
 
-    about = {"path": str(scan.path.absolute()), "sha256": scan.digest()}
-    kept = {"how": how, "scan": about, "regions": [region._asdict() for region in regions]}
-    return predictions.keep(output, row, kept, write)
+    about = places.describe(scan, ensemble.config.dataset.shown_channel(len(ensemble.channels)))
+    kept = {"how": how, "scan": about, "regions": predictions.by_region(regions, rows)}
+    return predictions.keep(output, rows[0], kept, write)
 
 
 def _failed(name: str, make: Callable[[Path], Any], folder: Path) -> str | None:
@@ -160,17 +179,33 @@ def _ends_all(error: Exception) -> bool:
 
 
 def overlay(
-    row: predictions.PredictionRow, volume: Volume, mask: np.ndarray, config: Config
+    rows: Sequence[predictions.PredictionRow],
+    volume: Volume,
+    masks: np.ndarray,
+    ensemble: Ensemble,
 ) -> bytes:
-    """Return the picture of a patient, as PNG."""
+    """Return the picture of a patient, as PNG: of one region on slices, of several in planes.
+
+    Args:
+        rows: of each region.
+        volume: the scan.
+        masks: [D, H, W, K] bool.
+        ensemble: what predicted.
+    """
+    side = "" if volume.affine is None else "; the patient's right is on the left"
+    image = volume.image[..., ensemble.config.dataset.shown_channel(volume.image.shape[-1])]
+    names = ensemble.kind.region_names
+    if len(names) > 1 and len(image) > 1 and volume.spacing_mm:
+        sizes = (f"{n} {row.volume_ml:.3g} ml" for n, row in zip(names, rows, strict=True))
+        title = f"{rows[0].patient}\n{', '.join(sizes)}{side}"
+        return planes.prediction_planes(title, image, masks, names, volume.spacing_mm)
+    row = rows[0]
     size = f"{row.voxels:,} voxels predicted" if row.voxels else "nothing predicted"
     if row.volume_ml:
         size += f", {row.volume_ml:.3g} ml"
-    side = "" if volume.affine is None else "; the patient's right is on the left"
-    channel = config.dataset.shown_channel(volume.image.shape[-1])
     aspect = volume.spacing_mm[1] / volume.spacing_mm[2] if volume.spacing_mm else 1.0
     title = f"{row.patient}\n{size}{side}"
-    return contours.prediction_contours(title, volume.image[..., channel], mask, aspect)
+    return contours.prediction_contours(title, image, masks[..., 0], aspect)
 
 
 def predict_scans(
@@ -237,7 +272,7 @@ def find_all(
             scans += find_by_channel(path, by_channel, names, fill)
             continue
         dataset = ensemble.config.dataset
-        kept = find_by_kind(path, dataset, names, fill)
+        kept = find_by_kind(path, dataset, names, fill, notes)
         scans += kept or find_scans(path, dataset, names, fill, notes)
     if not scans:
         raise UserError("; ".join(["no scans", *notes]))

@@ -14,6 +14,7 @@ from jaxseg.config import Config
 from jaxseg.errors import UserError
 from jaxseg.machine.distributed import on_main
 from jaxseg.machine.files import read_json, write_json
+from jaxseg.scans.regions import Region, as_written, is_within
 from jaxseg.scans.volume import voxel_mm3
 
 UNITS = ("voxels", "mm3")
@@ -34,6 +35,7 @@ def segment(
     point: OperatingPoint,
     spacing_mm: tuple[float, ...] = (),
     affine: np.ndarray | None = None,
+    within: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the mask: thresholded, without the components that are too small.
 
@@ -45,6 +47,7 @@ def segment(
         point: with min_lesion 0 it is a threshold only.
         spacing_mm: (slice distance, row, column), or () when unknown.
         affine: [4, 4], whose directions tell a sheared voxel from a box; None: a box.
+        within: [D, H, W] bool, outside of which there is none of it; None: it may be anywhere.
 
     Returns:
         [D, H, W] bool.
@@ -53,6 +56,8 @@ def segment(
         UserError: the smallest lesion is given in mm3 and the spacing is unknown.
     """
     mask = probability >= np.float32(point.threshold)
+    if within is not None:
+        mask &= within
     if point.min_lesion == 0:
         return mask
     components, sizes = lesions(mask)
@@ -63,12 +68,34 @@ def segment(
 def segment_regions(
     probability: np.ndarray,
     points: Sequence[OperatingPoint],
+    regions: Sequence[Region],
     spacing_mm: tuple[float, ...] = (),
     affine: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the masks of all regions, bool like probability [D, H, W, K]; see `segment`."""
-    masks = [segment(probability[..., k], p, spacing_mm, affine) for k, p in enumerate(points)]
-    return np.stack(masks, axis=-1)
+    """Return the masks of all regions, which agree with each other and with the labels written.
+
+    A region whose labels are a part of another's lies within its mask: what sticks out is cut
+    off before its components are measured, see `segment`, so that the enhancing tumour lies in
+    the core and that in the whole tumour, and no lesion is smaller than the point allows. Of
+    regions that share no label the later one has a voxel that both would have. So the masks that
+    are scored are those that are read from the labels written.
+
+    Args:
+        probability: [D, H, W, K] float32 in 0..1, calibrated, on the native grid.
+        points: K of them.
+        regions: K of them, the outer before the inner.
+        spacing_mm: (slice distance, row, column), or () when unknown.
+        affine: as `segment` takes it.
+
+    Returns:
+        [D, H, W, K] bool.
+    """
+    masks = np.empty(probability.shape, bool)
+    for k, (point, region) in enumerate(zip(points, regions, strict=True)):
+        outer = [masks[..., j] for j in range(k) if is_within(region, regions[j])]
+        within = np.logical_and.reduce(outer) if outer else None
+        masks[..., k] = segment(probability[..., k], point, spacing_mm, affine, within)
+    return as_written(masks, regions)
 
 
 def lesions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from jaxseg.errors import UserError
 from jaxseg.layouts.find import Scan
 from jaxseg.machine.files import read_json
 from jaxseg.scans.files import PREDICTION
+from jaxseg.scans.nifti import is_nifti
 
 
 class Work(NamedTuple):
@@ -55,6 +56,20 @@ def read_record(output: Path, name: str) -> dict[str, Any] | None:
     """Return what is kept beside a prediction; None: there is none of this name."""
     path = output / name / PREDICTION
     return read_json(path) if path.is_file() else None
+
+
+def describe(scan: Scan, shown: int) -> dict[str, Any]:
+    """Return what is kept beside a prediction of which scan it is, and where its pictures are.
+
+    Args:
+        scan: whose file names, where each channel has one, are in order of the channels.
+        shown: the channel that pictures show.
+    """
+    about = {"path": str(scan.path.absolute()), "sha256": scan.digest()}
+    if not is_nifti(scan.path.name) or len(scan.names) == 1 or scan.path.suffix.lower() == ".hdr":
+        return about
+    about |= {"root": str(scan.files.path.absolute()), "names": list(scan.names)}
+    return about | {"shown": scan.names[min(shown, len(scan.names) - 1)]}
 
 
 def is_at(record: Mapping[str, Any], scan: Scan) -> bool:

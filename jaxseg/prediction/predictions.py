@@ -3,7 +3,7 @@
 import csv
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +13,17 @@ from jaxseg.errors import UserError
 from jaxseg.machine.files import read_json, replace_text, write_json
 from jaxseg.prediction import operating
 from jaxseg.scans.files import PREDICTION
+from jaxseg.scans.regions import Region
 from jaxseg.scans.volume import voxel_mm3
 
 TABLE = "predictions.csv"
 
 
 class PredictionRow(NamedTuple):
-    """What predictions.csv says of a patient; None: unknown, or nothing was predicted."""
+    """What predictions.csv says of a patient; None: unknown, or nothing was predicted.
+
+    Of several regions it is of the first.
+    """
 
     patient: str
     file: str  # the file or folder of the scan
@@ -27,6 +31,9 @@ class PredictionRow(NamedTuple):
     voxels: int  # of the mask, after the smallest lesions are dropped; pixels over all slices
     largest_component_voxels: int  # neighbours share a face, an edge or a corner
     mean_confidence: float | None  # calibrated probability, mean over the mask
+
+
+SIZES = PredictionRow._fields[2:]  # what is measured of each region
 
 
 def measure(
@@ -53,6 +60,12 @@ def measure(
     largest = int(largest_component(mask).sum())
     confidence = float(probability[mask].mean(dtype=np.float64)) if voxels else None
     return PredictionRow(patient, file, volume_ml, voxels, largest, confidence)
+
+
+def by_region(regions: Sequence[Region], rows: Sequence[PredictionRow]) -> list[dict[str, Any]]:
+    """Return what is kept of each region: its name, its labels, and its sizes of these rows."""
+    pairs = zip(regions, rows, strict=True)
+    return [r._asdict() | {field: getattr(row, field) for field in SIZES} for r, row in pairs]
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
@@ -101,15 +114,31 @@ def keep(
 
 
 def write_table(output: Path) -> Path:
-    """Write predictions.csv with a row for each patient in the folder; return its path."""
+    """Write predictions.csv with a row for each patient in the folder; return its path.
+
+    Where there are several regions, each has columns of its own behind the others.
+    """
     records = [read_json(path) for path in sorted(output.glob(f"*/{PREDICTION}"))]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(PredictionRow._fields)
-    for record in records:
-        table.writerow([_cell(record[name]) for name in PredictionRow._fields])
+    sizes = [_sizes(record) for record in records]
+    columns = {name: None for size in sizes for name in size}  # in order, each once
+    table.writerow([*PredictionRow._fields, *columns])
+    for record, size in zip(records, sizes, strict=True):
+        values = [record[name] for name in PredictionRow._fields]
+        table.writerow([_cell(value) for value in (*values, *map(size.get, columns))])
     replace_text(output / TABLE, text.getvalue())
     return output / TABLE
+
+
+def _sizes(record: dict[str, Any]) -> dict[str, float | None]:
+    """Return {column: value} of the regions of a record, none where it has but one."""
+    regions = record.get("regions", ())
+    return {
+        f"{region['name']}_{field}": region.get(field)
+        for region in (regions if len(regions) > 1 else ())
+        for field in SIZES
+    }
 
 
 def _cell(value: str | float | None) -> str:

@@ -1,5 +1,6 @@
 """What `predict` wrote, read back as the scan is read: slices, NIfTI, DICOM-SEG."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from jaxseg.machine.files import read_json
 from jaxseg.scans.dicom import SUFFIXES
 from jaxseg.scans.dicom_seg import read_segmentation
 from jaxseg.scans.files import PREDICTION
+from jaxseg.scans.regions import Region
 from jaxseg.scans.volume import Images
 
 _FORMS = ("", ".nii.gz", ".nii", ".dcm")  # of a result: a folder of slices, or a file
@@ -21,35 +23,39 @@ _FULL = 65535  # a probability of 1 in files of 16 bit
 class Result(NamedTuple):
     """A mask or a probability."""
 
-    values: np.ndarray  # [D, H, W]; probabilities in 0..1
+    values: np.ndarray  # [D, H, W] of labels; probabilities in 0..1
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); () when unknown
     affine: np.ndarray | None = None  # as that of a `Volume`
     slices: tuple[str, ...] = ()  # names of the files, where each slice has one
     images: Images | None = None  # of the series that a DICOM-SEG is of
 
 
-def read_result(path: Path, images: Images | None = None) -> Result | None:
+def read_result(
+    path: Path, images: Images | None = None, regions: Sequence[Region] = ()
+) -> Result | None:
     """Return what `Volume.write` has written; None: not there.
 
     Args:
         path: without the suffix, as given to `Volume.write`.
         images: of the series, see `read_values`.
+        regions: that were written, see `read_values`.
     """
     there = [path.with_name(path.name + form) for form in _FORMS]
     there = [file for file in there if file.exists()]
-    return read_values(there[0], images) if there else None
+    return read_values(there[0], images, regions) if there else None
 
 
-def read_values(path: Path, images: Images | None = None) -> Result:
+def read_values(path: Path, images: Images | None = None, regions: Sequence[Region] = ()) -> Result:
     """Return a mask or probability in a file, or a folder of slices.
 
     Args:
         path: of either.
         images: of the series that a DICOM-SEG is laid upon: each frame on the image that it refers
             to. None: by place.
+        regions: whose labels the segments of a DICOM-SEG become, see `read_segmentation`.
     """
     if path.name.lower().endswith(SUFFIXES):
-        values, images = read_segmentation(path, images)
+        values, images = read_segmentation(path, images, regions)
         return Result(values, images=images)
     (result,) = find_scans(path, Dataset(), masks=True)
     volume = result.read()
@@ -64,6 +70,12 @@ def slice_names(folder: Path) -> tuple[str, ...]:
     """Return the files of a result in the order of its slices."""
     (result,) = find_scans(folder, Dataset(), masks=True)
     return result.names
+
+
+def regions_in(record: Mapping[str, Any]) -> tuple[Region, ...]:
+    """Return the regions that `predict` kept of a patient; none of old, which had but one."""
+    found = record.get("regions", ())
+    return tuple(Region(r["name"], tuple(r["labels"]), r.get("written")) for r in found)
 
 
 def read_records(output: Path) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from jaxseg.scans.dicom_planes import (
     slice_distance,
 )
 from jaxseg.scans.nifti import write_axial
+from jaxseg.scans.regions import TUMOUR, Region, one_each
 from jaxseg.scans.volume import (
     MAX_PATIENT_BYTES,
     Volume,
@@ -80,9 +81,9 @@ def read_series(paths: Sequence[Path]) -> Volume:
 
     A file holds one image or, enhanced, several frames. Slices are sorted by their position along
     the normal of the plane; values are rescaled by each slice's own slope and intercept. `write`
-    makes a DICOM-SEG file that refers to the series: BINARY for masks, FRACTIONAL in steps of
-    1/255 for probabilities; labels of several regions, and what no DICOM-SEG can be made of (a
-    warning says why), become NIfTI files.
+    makes a DICOM-SEG file that refers to the series: BINARY for masks, a segment for each region,
+    FRACTIONAL in steps of 1/255 for probabilities; where none can be made (a warning says why)
+    NIfTI files.
 
     Raises:
         UserError: pydicom is missing; no image, several series, several images at one place,
@@ -101,11 +102,12 @@ def read_series(paths: Sequence[Path]) -> Volume:
     if obstacle:
         warnings += [f"no DICOM-SEG can be made of this series ({obstacle}): written as NIfTI"]
 
-    def write(to: Path, values: np.ndarray):
-        if obstacle or values.dtype == np.uint8:
-            write_axial(to.with_name(to.name + ".nii.gz"), values, axial)
+    def write(to: Path, values: np.ndarray, regions: Sequence[Region] = TUMOUR):
+        if obstacle:
+            write_axial(to.with_name(to.name + ".nii.gz"), one_each(values, regions), axial)
         else:
-            dicom_seg.write(to.with_name(to.name + ".dcm"), planes, from_axial(values, order))
+            to = to.with_name(to.name + ".dcm")
+            dicom_seg.write(to, planes, from_axial(values, order), regions)
 
     images = dicom_seg.images_of(planes, order)
     return Volume(

@@ -29,7 +29,7 @@ _LARGEST = 1e9  # of the numbers that are read
 _LARGEST_GAP = 1.5  # of the usual distance; above, slices are missing
 _UNEVEN = 0.02  # of the usual distance
 _TURNED = 1e-3  # difference of direction cosines
-_SAME_PLACE_MM = 1e-3
+SAME_PLACE_MM = 1e-3
 
 
 class Plane(NamedTuple):
@@ -206,7 +206,7 @@ def in_order(planes: Sequence[Plane]) -> list[Plane]:
             raise UserError(f"{plane.name}: {problem} (beside {first.path.name})")
     ordered = sorted(planes, key=lambda plane: plane.along)
     for a, b in zip(ordered, ordered[1:], strict=False):
-        if b.along - a.along < _SAME_PLACE_MM:
+        if b.along - a.along < SAME_PLACE_MM:
             raise UserError(
                 f"{a.name} and {b.path.name}: two images at one position (several echoes or "
                 "times in one series?); keep one of each"
@@ -220,7 +220,7 @@ def _problem(plane: Plane, first: Plane) -> str | None:
         return "{}x{} pixels, not {}x{}".format(*plane.size, *first.size)
     if np.abs(plane.cosines - first.cosines).max() > _TURNED:
         return "a slice that is not parallel to the others"
-    if np.abs(np.subtract(plane.spacing_mm, first.spacing_mm)).max() > _SAME_PLACE_MM:
+    if np.abs(np.subtract(plane.spacing_mm, first.spacing_mm)).max() > SAME_PLACE_MM:
         return "another pixel spacing"
     return None
 

@@ -1,13 +1,14 @@
 """NIfTI and Analyze files to volumes and back; needs nibabel, the extra `[nifti]`."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxseg.errors import UserError, named
+from jaxseg.scans.regions import TUMOUR, Region, one_each
 from jaxseg.scans.volume import (
     MAX_PATIENT_BYTES,
     Volume,
@@ -66,8 +67,8 @@ def _read(path: Path, convert: Callable[[np.ndarray], np.ndarray]) -> Volume:
         image = to_axial(voxels, order)
         orientation = "".join(nibabel.aff2axcodes(affine))
 
-    def write(to: Path, values: np.ndarray):
-        to = to.with_name(to.name + _suffix(path))
+    def write(to: Path, values: np.ndarray, regions: Sequence[Region] = TUMOUR):
+        to, values = to.with_name(to.name + _suffix(path)), one_each(values, regions)
         with named(f"{to.name}: cannot be written as NIfTI", but=(OSError,)):
             if "qform_code" in file.header.keys():  # noqa: SIM118 (a header is no dict)
                 _write(file, from_axial(values, order), to)

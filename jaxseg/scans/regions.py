@@ -61,8 +61,10 @@ def to_masks(labels: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     Returns:
         [..., K] uint8 of {0, 1}.
     """
-    masks = [np.isin(labels, r.labels) if r.labels else labels != 0 for r in regions]
-    return np.stack(masks, axis=-1).astype(np.uint8)
+    masks = np.empty((*labels.shape, len(regions)), np.uint8)
+    for k, region in enumerate(regions):
+        masks[..., k] = np.isin(labels, region.labels) if region.labels else labels != 0
+    return masks
 
 
 def to_labels(masks: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
@@ -82,6 +84,46 @@ def to_labels(masks: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     for k, label in enumerate(own_labels(regions)):
         labels[masks[..., k] > 0] = label
     return labels
+
+
+def is_within(inner: Region, outer: Region) -> bool:
+    """Tell whether a region is a part of another one by its labels, as the tumour core is."""
+    if not outer.labels:
+        return bool(inner.labels)
+    return bool(inner.labels) and set(inner.labels) < set(outer.labels)
+
+
+def as_written(masks: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+    """Return the masks that are read back from the labels written for these.
+
+    Where regions that share no label overlap, the later one has the voxel, since it can have but
+    one label. One region stays as it is.
+
+    Args:
+        masks: [..., K] bool, inner regions within the outer.
+        regions: K of them, the outer before the inner.
+
+    Returns:
+        [..., K] bool.
+    """
+    if len(regions) == 1:
+        return masks
+    return to_masks(to_labels(masks, regions), regions).view(bool)
+
+
+def one_each(values: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+    """Return what a file holds that has one value for each voxel.
+
+    Args:
+        values: [D, H, W, K] bool, a mask for each region; or [D, H, W] as it is.
+        regions: K of them.
+
+    Returns:
+        [D, H, W]: of one region its mask, of several `to_labels`.
+    """
+    if values.ndim == 3:
+        return values
+    return values[..., 0] if len(regions) == 1 else to_labels(values, regions)
 
 
 def own_labels(regions: Sequence[Region]) -> tuple[int, ...]:

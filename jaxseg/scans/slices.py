@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxseg.errors import UserError, one_line
 from jaxseg.scans.decode import decode_image
+from jaxseg.scans.regions import TUMOUR, Region, one_each
 from jaxseg.scans.volume import MAX_PATIENT_BYTES, Volume
 
 _HIGHEST = 65535  # a probability of 1, in 16 bit
@@ -53,9 +54,9 @@ def read_slices(
         twice = next(n for n, o in zip(names, outputs, strict=True) if outputs.count(o) > 1)
         raise UserError(f"{twice}: two slices of this name in one patient; rename one")
 
-    def write(to: Path, values: np.ndarray):
+    def write(to: Path, values: np.ndarray, regions: Sequence[Region] = TUMOUR):
         to.mkdir()
-        for name, pixels in zip(outputs, values, strict=True):
+        for name, pixels in zip(outputs, one_each(values, regions), strict=True):
             _write(to / name, pixels)
 
     return Volume(np.stack(slices), spacing_mm, write=write)

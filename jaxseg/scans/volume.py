@@ -8,7 +8,6 @@ one that turns them least. So an oblique scan keeps its own voxels, and nothing 
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +41,9 @@ class Volume(NamedTuple):
     spacing_mm: tuple[float, ...] = ()  # (slice distance, row, column); () when unknown
     affine: np.ndarray | None = None  # [4, 4] float64, (slice, row, column, 1) to RAS+ mm
     warnings: tuple[str, ...] = ()  # what the user should know, one line each
-    # Takes a path without suffix and [D, H, W], bool, float32 in 0..1 or uint8 of labels, and
-    # writes them on the grid and in the format of the input.
-    write: Callable[[Path, np.ndarray], None] | None = None
+    # Takes a path without suffix, the masks [D, H, W, K] bool of K regions, or of one [D, H, W],
+    # bool or float32 in 0..1, and the regions; writes them on the grid, in the format of the input.
+    write: Callable[..., None] | None = None
     patient: str = ""
     mask: np.ndarray | None = None  # [D, H, W, K] uint8 of {0, 1}, one for each region
     slice_numbers: tuple[int, ...] = ()  # as the files count, ascending
@@ -82,8 +81,9 @@ def to_axial(voxels: np.ndarray, order: Order) -> np.ndarray:
 
 
 def from_axial(array: np.ndarray, order: Order) -> np.ndarray:
-    """Return a file's voxels [X, Y, Z] of [D, H, W]; the inverse of `to_axial`."""
-    return np.transpose(np.flip(array, np.flatnonzero(order.flipped)), np.argsort(order.axes))
+    """Return a file's voxels [X, Y, Z, ...] of [D, H, W, ...]; the inverse of `to_axial`."""
+    turned = np.flip(array, np.flatnonzero(order.flipped))
+    return np.transpose(turned, (*np.argsort(order.axes), *range(3, array.ndim)))
 
 
 def axial_affine(affine: np.ndarray, shape: Sequence[int], order: Order) -> np.ndarray:

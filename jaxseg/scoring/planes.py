@@ -1,5 +1,6 @@
 """Regions of a volume in three planes: truth and prediction beside each other, in mm."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,20 +40,53 @@ def region_planes(
         spacing_mm: (slice distance, row, column).
     """
     together = truth.sum(-1, dtype=np.float32) + prediction.sum(-1)
-    centre, near = _centre(together), _part(together > 0, spacing_mm)
+    rows = (("truth", truth, False), ("truth, enlarged", truth, True))
+    rows += (("prediction, enlarged", prediction, True),)
+    return _planes(title, image, rows, together, regions, spacing_mm)
+
+
+def prediction_planes(
+    title: str,
+    image: np.ndarray,
+    prediction: np.ndarray,
+    regions: tuple[str, ...],
+    spacing_mm: tuple[float, ...],
+) -> bytes:
+    """Draw regions that were predicted, where there is no truth: as `region_planes`, two rows."""
+    rows = (("prediction", prediction, False), ("prediction, enlarged", prediction, True))
+    weight = prediction.sum(-1, dtype=np.float32)
+    return _planes(title, image, rows, weight, regions, spacing_mm)
+
+
+def _planes(
+    title: str,
+    image: np.ndarray,
+    rows: Sequence[tuple[str, np.ndarray, bool]],
+    weight: np.ndarray,
+    regions: tuple[str, ...],
+    spacing_mm: tuple[float, ...],
+) -> bytes:
+    """Draw rows of three planes: (label, masks [D, H, W, K], whether enlarged); whole ones first.
+
+    Args:
+        title, image, regions, spacing_mm: as `region_planes` takes them.
+        rows: from above.
+        weight: [D, H, W] float32: where the planes cross and what is enlarged.
+    """
+    centre, near = _centre(weight), _part(weight > 0, spacing_mm)
     whole = tuple((0, n) for n in image.shape)
     shown = {n: colours.as_hex(c) for n, c in colours.of_regions(regions).items()}
-    figure = new_figure(10.5)
+    figure = new_figure(3.5 * len(rows))
     limits = window(image)
-    parts = (("truth", truth, whole), ("truth, enlarged", truth, near))
-    for row, (label, masks, box) in enumerate((*parts, ("prediction, enlarged", prediction, near))):
+    for row, (label, masks, enlarged) in enumerate(rows):
         for axis, plane in enumerate(_PLANES):
-            axes = figure.add_subplot(3, 3, 1 + 3 * row + axis)
+            axes = figure.add_subplot(len(rows), 3, 1 + 3 * row + axis)
+            box = near if enlarged else whole
             _draw_plane(axes, image, axis, centre, box, spacing_mm, limits)
             for k, name in enumerate(regions):
                 cut = np.take(masks[..., k], centre[axis], axis)
                 # The inner above and narrower, so that both are seen where they share an edge.
-                width = (0.6 if row == 0 else 1.1) * min(1 + 2 * (len(regions) - 1 - k), 3.2)
+                width = (1.1 if enlarged else 0.6) * min(1 + 2 * (len(regions) - 1 - k), 3.2)
                 draw_mask(axes, cut, shown[name], width)
             if row == 0:
                 axes.set_title(f"{plane}, {centre[axis] + 1} of {image.shape[axis]}", fontsize=10)

@@ -96,7 +96,7 @@ def _prediction(
     """Return what was predicted for a scan; UserError where that is of other files or voxels."""
     places.check_same(scan, folder)
     where = folder / scan.patient
-    mask = read_result(where / "mask", images)
+    mask = read_result(where / "mask", images, regions)
     if mask is None:
         raise UserError(f"{where}: no mask there")
     found = mask.values.shape
@@ -137,9 +137,9 @@ def _truth(
     images: Images | None,
 ) -> np.ndarray | None:
     """Return the truth of a patient; None where there is no sound one, for it is not scored."""
-    mask = read_result(folder / patient / "mask", images)
+    mask = read_result(folder / patient / "mask", images, regions)
     try:
-        return _masks(read_truth(truths, patient, mask), regions) if mask else None
+        return _masks(read_truth(truths, patient, mask, regions), regions) if mask else None
     except UserError:
         return None
 

@@ -55,7 +55,7 @@ def open_run(run: Path, split: str, source: str | None) -> Gallery:
         volume = prepared.volume(patients[number])
         probability = predict_volume(model, volume)
         place = volume.spacing_mm, volume.affine
-        masks = operating.segment_regions(probability, points, *place)
+        masks = operating.segment_regions(probability, points, run_trained.kind.regions, *place)
         return make_prediction(masks, probability)
 
     folder = run / "evaluation" / ("external" if source else split)

@@ -26,6 +26,7 @@ from jaxseg.prediction import inference, predictor
 from jaxseg.prediction.operating import OperatingPoint
 from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import Trained
+from jaxseg.scans.regions import TUMOUR
 from jaxseg.scoring import baselines
 from jaxseg.training.state import best_weights, new_state
 
@@ -79,7 +80,7 @@ def test_devices_predict_the_next_batch_while_a_patient_is_scored(oracle, config
 def oracle_scores(oracle, config, prepared):
     model = Predictor(oracle, None, None, (1.0,), config, make_mesh(), 8)
     cases = inference.predict_patients(model, prepared, prepared.patients)
-    ours, trivial = score.score_cases(cases, ["tumour"], [OperatingPoint()], [BASELINE])
+    ours, trivial = score.score_cases(cases, TUMOUR, [OperatingPoint()], [BASELINE])
     return [s for (s,) in ours], [s for (s,) in trivial]
 
 

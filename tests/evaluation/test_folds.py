@@ -101,7 +101,7 @@ def test_the_pooled_scorecard_is_that_of_all_patients_together(cache, runs, pool
         loaded = trained.load(run)
         cases = predict_patients(trained.predictor(loaded), prepared, patients)
         found = threshold_baseline.read_baselines(run, loaded.regions)
-        scores_here, _ = score.score_cases(cases, loaded.regions, loaded.points, found)
+        scores_here, _ = score.score_cases(cases, loaded.kind.regions, loaded.points, found)
         together += [s for (s,) in scores_here]
     expected = scorecard.summarise(together, config.evaluation.bootstrap_samples)
     found = scores(pooled)

@@ -23,7 +23,6 @@ from jaxseg.prediction.operating import segment_regions
 from jaxseg.scans.regions import to_labels, to_masks
 from jaxseg.scoring.patient_score import score_patient
 from jaxseg.shipping.make import check_one_region
-from jaxseg.viewer.of_run import open_run
 
 NAMES = ("whole_tumour", "tumour_core", "enhancing_tumour")
 
@@ -89,7 +88,7 @@ def test_every_region_is_scored_by_its_own_name(run, config):
     cases = predict_patients(trained.predictor(loaded), prepared, prepared.patients[5:])
     found = {}
     for case in cases:
-        masks = segment_regions(case.probability, loaded.points)
+        masks = segment_regions(case.probability, loaded.points, loaded.kind.regions)
         for k, name in enumerate(NAMES):
             score = score_patient(case.patient.id, masks[..., k], case.truth[..., k])
             found.setdefault(name, []).append(score.dice)
@@ -126,9 +125,11 @@ def test_predicted_masks_have_the_labels_of_the_data_set(run, tmp_path, monkeypa
     probability = np.stack(
         [nibabel.load(folder / f"probability_{n}.nii.gz").get_fdata() for n in NAMES], axis=-1
     )
-    masks = segment_regions(probability.astype(np.float32), trained.load(run).points)
+    points, regions = trained.load(run).points, PHANTOM_REGIONS.regions
+    masks = segment_regions(probability.astype(np.float32), points, regions)
     labels = np.asanyarray(nibabel.load(folder / "mask.nii.gz").dataobj)
-    np.testing.assert_array_equal(labels, to_labels(masks, PHANTOM_REGIONS.regions))
+    np.testing.assert_array_equal(labels, to_labels(masks, regions))
+    np.testing.assert_array_equal(masks, to_masks(labels, regions))
     assert labels.dtype == np.uint8 and set(np.unique(labels)) <= {0, 1, 2, 4}
 
 
@@ -138,4 +139,3 @@ def test_what_does_not_fit_is_said(run, config, tmp_path):
         train.train_and_test(one, tmp_path / "other", stack)
     with pytest.raises(UserError, match="only those of one region can be exported yet"):
         check_one_region(trained.load(run))
-    assert f"Shown is the region {NAMES[0]} of" in " ".join(open_run(run, "test", None).notes)

@@ -10,6 +10,7 @@ from jaxseg.errors import UserError
 from jaxseg.prediction import operating
 from jaxseg.prediction.operating import OperatingPoint, segment, segment_regions
 from jaxseg.prediction.predictions import measure
+from jaxseg.scans.regions import PRESETS, TUMOUR, Region, to_labels, to_masks
 from jaxseg.scans.volume import voxel_mm3
 
 
@@ -53,7 +54,7 @@ def test_a_sheared_voxel_is_smaller_than_the_box_of_its_edges(volume):
     affine[:3, 1], affine[:3, 2] = (0, 0.5, 0), (0.8, 0, 0)
     point = OperatingPoint(min_lesion=6.0, unit="mm3")
     assert segment(volume, point, spacing, affine).sum() == 8  # 8 and 3 mm3
-    assert segment_regions(volume[..., None], [point], spacing, affine).sum() == 8
+    assert segment_regions(volume[..., None], [point], TUMOUR, spacing, affine).sum() == 8
     row = measure("p", "file", volume > 0.5, volume, spacing, affine)
     assert row.volume_ml == pytest.approx(0.014)
     for axial in (affine, affine + np.float32(1e-7)):  # as headers of float32 state right angles
@@ -102,5 +103,66 @@ def test_each_region_has_its_own_point(tmp_path):
     operating.write(tmp_path, names, [{"point": p._asdict()} for p in points])
     assert operating.read(tmp_path, tiny_config(tmp_path), names) == points
     assert operating.read(tmp_path, tiny_config(tmp_path), names[::-1]) == points[::-1]
+    regions = (Region("whole", (1, 2)), Region("core", (2,)))
     probability = np.full((1, 8, 8, 2), 0.5, np.float32)
-    assert segment_regions(probability, points).sum((0, 1, 2)).tolist() == [64, 0]
+    assert segment_regions(probability, points, regions).sum((0, 1, 2)).tolist() == [64, 0]
+
+
+NESTED = PRESETS["brats2024"]  # whole, core and enhancing tumour, and the cavity beside them
+
+
+def row(**voxels):
+    """Return [1, 1, 8, 4] probabilities, 0.9 at the voxels of each region."""
+    probability = np.full((1, 1, 8, 4), 0.1, np.float32)
+    for k, region in enumerate(NESTED):
+        probability[0, 0, voxels.get(region.name, []), k] = 0.9
+    return probability
+
+
+def test_what_sticks_out_of_the_outer_region_is_cut_off():
+    probability = row(
+        whole_tumour=[1, 2, 3, 4, 5], tumour_core=[0, 2, 3, 6], enhancing_tumour=[0, 1, 3, 7]
+    )
+    masks = segment_regions(probability, [OperatingPoint()] * 4, NESTED)[0, 0]
+    found = [np.flatnonzero(masks[:, k]).tolist() for k in range(4)]
+    assert found == [[1, 2, 3, 4, 5], [2, 3], [3], []]
+
+
+def test_a_dropped_outer_lesion_takes_the_inner_along_and_what_is_cut_is_measured():
+    """Whole: 3 and 2 voxels, from 3 on they stay. Core: two, one of which is outside of it."""
+    probability = row(whole_tumour=[0, 1, 2, 5, 6], tumour_core=[2, 3, 5, 6], enhancing_tumour=[6])
+    points = [OperatingPoint(min_lesion=3), OperatingPoint(min_lesion=2), *[OperatingPoint()] * 2]
+    masks = segment_regions(probability, points, NESTED)[0, 0]
+    assert np.flatnonzero(masks[:, 0]).tolist() == [0, 1, 2]
+    assert not masks[:, 1:].any()
+    points[1] = OperatingPoint()
+    masks = segment_regions(probability, points, NESTED)[0, 0]
+    assert np.flatnonzero(masks[:, 1]).tolist() == [2]
+
+
+def test_of_regions_beside_each_other_the_later_one_has_the_voxel():
+    probability = row(whole_tumour=[1, 2, 3], tumour_core=[2, 3], resection_cavity=[3, 4])
+    masks = segment_regions(probability, [OperatingPoint()] * 4, NESTED)[0, 0]
+    found = [np.flatnonzero(masks[:, k]).tolist() for k in range(4)]
+    assert found == [[1, 2], [2], [], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    "regions",
+    [
+        *(PRESETS[name] for name in PRESETS),
+        (Region("any"), Region("core", (2, 3), 2), Region("dead", (3,))),
+        (Region("a", (1, 2)), Region("b", (2, 3), 3)),
+        (Region("a", (1,)), Region("b", (2,)), Region("c", (7,))),
+    ],
+    ids=lambda regions: regions[0].name,
+)
+def test_the_labels_written_are_the_masks_scored(regions):
+    probability = np.random.default_rng(0).random((4, 9, 9, len(regions)), np.float32)
+    points = [OperatingPoint(0.4, 2 * (k + 1)) for k in range(len(regions))]
+    masks = segment_regions(probability, points, regions)
+    assert masks.any((0, 1, 2)).all() and not masks.all((0, 1, 2)).any()
+    if len(regions) == 1:
+        np.testing.assert_array_equal(masks[..., 0], segment(probability[..., 0], points[0]))
+    else:
+        np.testing.assert_array_equal(masks, to_masks(to_labels(masks, regions), regions))

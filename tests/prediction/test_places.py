@@ -346,12 +346,13 @@ def test_the_viewer_shows_a_truth_and_its_scores(program, run, tmp_path):
         run, [tmp_path / "in"], tmp_path / "out", None, None, tmp_path / "in"
     )
     assert [row.patient for row in gallery.rows] == ["a", "b"]
-    np.testing.assert_array_equal(gallery.scan(0).truth, np.stack([mask[..., 0] > 0] * 2))
+    np.testing.assert_array_equal(gallery.scan(0).truth, np.stack([mask > 0] * 2))
     assert gallery.scan(1).truth is None
     truth, found = gallery.scan(0).truth, gallery.predict(0).mask
     dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
-    assert gallery.rows[0].dice == pytest.approx(dice, rel=1e-5) and gallery.rows[1].dice is None
-    assert gallery.rows[0].facts[0] == ("Dice", f"{dice:.3f}")
+    (first,), (second,) = (row.regions for row in gallery.rows)
+    assert first.dice == pytest.approx(dice, rel=1e-5) and second.dice is None
+    assert first.facts[0] == ("Dice", f"{dice:.3f}")
     assert gallery.notes[0].endswith(f"the truth is that in {tmp_path}/in.")
 
 

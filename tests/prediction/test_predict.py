@@ -260,7 +260,7 @@ def test_a_terminal_shows_how_far_a_large_scan_is(monkeypatch):
     shown = io.StringIO()
     shown.isatty = lambda: True
     bar = functools.partial(tqdm, file=shown, mininterval=0, ascii=True)
-    monkeypatch.setattr(inference, "tqdm", lambda **how: bar(**how | {"delay": 0}))
+    monkeypatch.setattr(predictor, "tqdm", lambda **how: bar(**how | {"delay": 0}))
     assert list(predictor.in_batches(range(5), 2)) == [range(2), range(2, 4), range(4, 5)]
     for done in ("0/5", "2/5", "4/5"):  # at the end it is wiped away
         assert done in shown.getvalue()

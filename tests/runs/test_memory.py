@@ -25,6 +25,7 @@ from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint
 from jaxseg.prediction.predictor import make_predictor
 from jaxseg.runs import workdir
+from jaxseg.scans.regions import TUMOUR
 from jaxseg.scoring.baselines import ThresholdBaseline
 from jaxseg.training.state import best_weights, new_state
 
@@ -129,9 +130,7 @@ def peak_bytes(chosen, config, prepared, hoard: bool) -> int:
 
     def score(patients):
         cases = predict_patients(model, prepared, patients)
-        score.score_cases(
-            list(cases) if hoard else cases, ["tumour"], [OperatingPoint()], [baseline]
-        )
+        score.score_cases(list(cases) if hoard else cases, TUMOUR, [OperatingPoint()], [baseline])
 
     score(chosen[:1])  # compiles
     gc.collect()

@@ -164,14 +164,6 @@ def test_where_no_dicom_seg_can_be_made_the_mask_is_kept_as_nifti(tmp_path, how,
     np.testing.assert_allclose(sorted(places.tolist()), sorted(expected.tolist()), atol=1e-3)
 
 
-def test_labels_of_several_regions_are_kept_as_nifti(tmp_path):
-    write_series(tmp_path / "series", voxels())
-    volume = read_series(files(tmp_path / "series"))
-    volume.write(tmp_path / "mask", (volume.image[..., 0] // 300).astype(np.uint8))
-    made = np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)
-    np.testing.assert_array_equal(made.T, volume.image[..., 0] // 300)
-
-
 @pytest.mark.parametrize(
     "places", [[0, 4, 8, 16, 20], [0, 4, 8.3, 12, 16], [0, 4, 8, 12, 16.001], [7]]
 )

@@ -79,7 +79,7 @@ def test_every_data_set_is_an_object_that_holds_together():
         assert kind_of(Dataset(name=name)) == kind and kind.name == name
         own_labels(kind.regions)
         assert kind.about and kind.licence
-        assert not kind.channels or kind.channel_names(3) == kind.channels
+        assert not kind.channels or kind.channel_names(len(kind.channels)) == kind.channels
         assert set(kind.settings) <= set(setting_types(Dataset))
     assert KINDS["image_folder"].channel_names(2) == ("channel_1", "channel_2")
 
