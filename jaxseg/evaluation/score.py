@@ -151,7 +151,7 @@ def score_cases(
         patient, truth, spacing = case.patient.id, case.truth, case.volume.spacing_mm
         masks = segment_regions(case.probability, points, spacing, case.volume.affine)
         image = normalise(case.volume.image, case.volume.stats)
-        person = getattr(case.patient, "group", "")
+        person = case.patient.group
         scored = [
             (
                 score_patient(patient, mask, truth[..., k], spacing, name, person, rules),

@@ -51,8 +51,6 @@ def arguments(folder: Path, *options: str) -> list[str]:
     return ["--config", str(config), "--workdir", str(folder / "run"), *options]
 
 
-
-
 @pytest.fixture
 def program(monkeypatch):
     """Run the program in this process; it must not come to training."""

@@ -126,9 +126,7 @@ def test_however_a_head_is_stored_its_mask_lies_on_the_same_voxels(run, tmp_path
     affine, (_, ball) = frames()[frame], head()
     expected = places(labels_of(ball, affine), affine)
     assert min(np.unique(expected[:, 3], return_counts=True)[1]) > 10
-    for storage, (labels, place) in zip(
-        STORAGES, predicted(run(), tmp_path, affine), strict=True
-    ):
+    for storage, (labels, place) in zip(STORAGES, predicted(run(), tmp_path, affine), strict=True):
         here, place_here = stored(ball, affine, *storage)
         np.testing.assert_allclose(place, place_here, atol=1e-5)
         np.testing.assert_array_equal(labels, labels_of(here, place_here))

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import math
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,10 +20,12 @@ from jaxseg.config import Config, Mesh, Optimizer
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.samples import training_batches
 from jaxseg.datasets.splits import split_patients
+from jaxseg.evaluation.comparison import read_scores
 from jaxseg.layouts.kinds import told_by_files
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.runs import workdir
 from jaxseg.runs.validation import Validation
+from jaxseg.scoring.intervals import mean_interval
 from jaxseg.training.state import abstract_state, new_state
 from jaxseg.training.steps import jit_train_step
 from jaxseg.transforms.augment import make_feed
@@ -31,7 +34,7 @@ REGIONS = ("whole_tumour", "tumour_core", "enhancing_tumour")
 TESTED = ("BraTS-GLI-00005-000", "BraTS-GLI-00006-000", "BraTS-GLI-00006-001")
 
 
-def run_program(config: Config, folder) -> None:
+def run_program(config: Config, folder: Path):
     with contextlib.ExitStack() as stack:
         train.train_and_test(config, folder, stack)
 
@@ -78,6 +81,40 @@ def test_scores_are_of_three_regions_and_their_mean(run):
     assert all(name in report for name in (*REGIONS, *TESTED)) and "data:image/png" in report
     figures = {path.stem for path in folder.glob("*.png")}
     assert len(figures) > 3 and all(path.stat().st_size > 1000 for path in folder.glob("*.png"))
+
+
+def test_intervals_resample_persons_with_all_their_time_points(run):
+    scores = json.loads((run / "evaluation/test/scores.json").read_text())
+    rows = read_scores(run, REGIONS[0]).patients
+    dice = [rows[patient]["dice"] for patient in TESTED]
+    persons = ["BraTS-GLI-00005"] + ["BraTS-GLI-00006"] * 2
+    expected = mean_interval(dice, 100, 0, persons)
+    assert scores["regions"][REGIONS[0]]["patients"]["dice"]["ci95"] == pytest.approx(
+        expected, rel=1e-5
+    )  # the table has six digits
+    assert expected != mean_interval(dice, 100, 0)
+
+
+def test_another_time_point_of_a_person_in_the_training_is_not_taken_for_another_person(
+    run, config, tmp_path
+):
+    new = [
+        dataclasses.replace(p, digests=("x", "y", "z"), id=p.id.replace("-00", "-09"))
+        for p in prepare(config.dataset).patients
+    ]
+    training = {p.person for p in new[:4]}
+    assert training == {f"BraTS-GLI-0000{n}" for n in (1, 2, 3, 4)}
+    (warning,) = workdir.check_unseen(run, new)
+    assert warning.startswith("4 of 7 patients are, by their names, other time points of persons")
+    assert new[0].id in warning and "make sure that they are other people" in warning
+    assert not workdir.check_unseen(run, new[4:])
+    old = json.loads((run / "data.json").read_text())
+    del old["persons"]  # as a run from before there were persons
+    (tmp_path / "data.json").write_text(json.dumps(old))
+    assert not workdir.check_unseen(tmp_path, new)
+    ids = [dataclasses.replace(p, id=p.id.replace("-09", "-00")) for p in new]
+    (warning,) = workdir.check_unseen(tmp_path, ids)
+    assert warning.startswith("4 of 7 patients have the id, but not the images, of patients")
 
 
 def test_a_second_start_says_that_it_is_finished(run, volume_config, capsys):
