@@ -10,7 +10,6 @@ import pytest
 from fake_volume_sets import (
     AFFINE,
     GLIOMA_CASES,
-    GLIOMA_SEQUENCES,
     GLIOMA_SHAPE,
     glioma,
     write_gliomas,
