@@ -10,6 +10,7 @@ from jaxseg.config import Augment, Config, Input, Model, Train
 from jaxseg.datasets import patches
 from jaxseg.datasets.index import Patient
 from jaxseg.imaging import intensity
+from jaxseg.transforms import warp
 from jaxseg.transforms.augment import augment_one
 
 NOTHING = Augment(**{n: 0.0 for n in vars(Augment()) if n.endswith("_probability")})
@@ -199,6 +200,8 @@ def test_batches_depend_on_seed_and_step_alone():
 def test_a_moved_patch_has_read_all_that_it_needs():
     """Whatever lies within the scan and is reached by the map was read, at the right place."""
     augment = Augment(rotation_probability=1.0, scale_probability=1.0, rotation_degrees=40.0)
+    elastic = {"elastic_smoothness": 0.5, "elastic_amplitude": 0.125}  # up to 0.75 voxels
+    augment = dataclasses.replace(augment, elastic_probability=1.0, **elastic)
     config = settings(size=(4, 6, 6), augment=augment)
     source, shape = Source(), patches.source_shape(PATIENTS, config)
     rng = np.random.default_rng(3)
@@ -212,7 +215,9 @@ def test_a_moved_patch_has_read_all_that_it_needs():
         native = np.stack(np.unravel_index(value[tuple(known.T)], one.shape), axis=-1)
         low = (native - known)[0]
         assert ((native - known) == low).all()
-        places = corners @ raw["matrix"][:, :3].T + raw["matrix"][:, 3]
+        moved = warp.displace(raw["nodes"], (4, 6, 6), 3.0)
+        moved = corners + np.asarray(moved).reshape(-1, 3)
+        places = moved @ raw["matrix"][:, :3].T + raw["matrix"][:, 3]
         for need in np.unique([*np.floor(places), *np.ceil(places)], axis=0).astype(int):
             inside = ((need + low >= 0) & (need + low < one.shape)).all()
             if inside and (need + low).any():
