@@ -1,4 +1,8 @@
-"""Tiny volume sets on disk for the tests: heads of 8 x 9 x 10 voxels, labels inside."""
+"""Tiny volume sets on disk for the tests.
+
+Heads of 8 x 9 x 10 voxels of noise with labels inside, for what reads and checks; of 14 x 16 x 12
+with a tumour that is seen, for what trains and predicts.
+"""
 
 import json
 from collections.abc import Sequence
@@ -40,6 +44,45 @@ def write_case(
     for n, suffix in enumerate(suffixes):
         write_nifti(folder / f"{stem}{suffix}{kind}", head(100 * seed + n), AFFINE)
     write_nifti(folder / f"{stem}{mask}{kind}", labels(values), AFFINE)
+
+
+GLIOMA_SHAPE = (14, 16, 12)
+# Three sequences, as slices have three channels.
+GLIOMA_SEQUENCES = ("-t1c", "-t2w", "-t2f")
+GLIOMA_CASES = tuple(f"BraTS-GLI-{n:05d}-000" for n in range(1, 7)) + ("BraTS-GLI-00006-001",)
+
+
+def glioma(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return int16 [14, 16, 12, 3] and labels uint8 [14, 16, 12] of 2023.
+
+    A dim head in air of 0; a ball of oedema (2), bright in t2w and t2f, around an enhancing core
+    (3), bright in t1c, around a dark voxel or two (1). Every fourth seed does not enhance.
+    """
+    rng = np.random.default_rng(seed)
+    index = np.stack(np.meshgrid(*map(np.arange, GLIOMA_SHAPE), indexing="ij"), -1)
+    half = np.array(GLIOMA_SHAPE) / 2
+    inside = (((index + 0.5 - half) / (half - 1)) ** 2).sum(-1) < 1
+    distance = np.linalg.norm(index - half - rng.uniform(-2, 2, 3), axis=-1)
+    label = 2 * (inside & (distance < 3.5)).astype(np.uint8)
+    label[distance < 2.2] = 3 if seed % 4 else 1
+    label[distance < 1.2] = 1
+    means = np.array([[300, 300, 300], [250, 700, 400], [300, 900, 900], [1000, 500, 500]])
+    image = rng.normal(means[label], 30) * inside[..., None]
+    return image.astype(np.int16), label
+
+
+def write_gliomas(root: Path, affine: np.ndarray = AFFINE, air: Sequence = ((0, 0),) * 3):
+    """Write BraTS-GLI-00001-000/BraTS-GLI-00001-000-t1c.nii.gz and so on.
+
+    The last one is a person's second time point. `air` is so much more of it at both ends of each
+    axis.
+    """
+    for seed, case in enumerate(GLIOMA_CASES):
+        image, label = glioma(seed)
+        image, label = np.pad(image, (*air, (0, 0))), np.pad(label, air)
+        for n, suffix in enumerate(GLIOMA_SEQUENCES):
+            write_nifti(root / case / f"{case}{suffix}.nii.gz", image[..., n], affine)
+        write_nifti(root / case / f"{case}-seg.nii.gz", label, affine)
 
 
 OLD, NEW = ("_t1", "_t1ce", "_t2", "_flair"), ("-t1n", "-t1c", "-t2w", "-t2f")

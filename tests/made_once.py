@@ -49,6 +49,7 @@ def shared_steps():
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (state, "_initialiser"),
+            (loop, "make_feed"),
             (loop, "jit_train_step"),
             (loop, "jit_observe"),
             (validation, "jit_validation_step"),
@@ -75,6 +76,17 @@ def shared_phantoms():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phantom, "make_volume", made)
         yield
+
+
+@pytest.fixture(scope="session")
+def volume_config(tmp_path_factory) -> Config:
+    """The config of a tiny set of volumes on disk, whose prepared copy the tests share."""
+    from fake_config import tiny_volume_config  # SciPy, which few tests need
+    from fake_volume_sets import write_gliomas
+
+    folder = tmp_path_factory.mktemp("volumes")
+    write_gliomas(folder / "set")
+    return tiny_volume_config(folder)
 
 
 def put_whole(cache: lru_cache.LRUCache, key: str, value: bytes):

@@ -59,10 +59,12 @@ def claim(
         UserError: it was made with another config, or its patients have changed since.
     """
     patients = {name: [p.id for p in members] for name, members in splits.items()}
+    persons = {name: [p.person for p in members] for name, members in splits.items()}
     digests = {name: [list(p.digests) for p in members] for name, members in splits.items()}
     masks = {name: [list(p.mask_digests) for p in members] for name, members in splits.items()}
     data = {"num_channels": prepared.num_channels, "regions": list(prepared.regions)}
-    data |= {"patients": patients, "digests": digests, "mask_digests": masks}
+    data |= {"patients": patients, "persons": persons}
+    data |= {"digests": digests, "mask_digests": masks}
     if (workdir / "config.json").exists():
         _check_same_config(workdir, config)
         _check_same_data(workdir, data)
@@ -152,12 +154,14 @@ def check_unseen(workdir: Path, patients: Sequence[Patient]) -> list[str]:
     """Raise UserError when images for external validation took part in the training.
 
     Returns:
-        Warnings: patients with the id, but not the images, of one in the training.
+        Warnings: patients with the id, but not the images, of one in the training; other scans
+        of its persons, as far as names tell.
     """
     data = read_json(workdir / "data.json")
-    ids, digests = set(), set()
+    ids, persons, digests = set(), set(), set()
     for name in ("train", "validation"):
         ids |= set(data["patients"][name])
+        persons |= set(data.get("persons", data["patients"])[name])  # older runs have ids only
         digests |= {digest for member in data["digests"][name] for digest in member if digest}
     seen = [p.id for p in patients if digests & set(p.digests)]
     if seen:
@@ -166,11 +170,15 @@ def check_unseen(workdir: Path, patients: Sequence[Patient]) -> list[str]:
             f"training, by example of {', '.join(seen[:3])}; give a folder without them"
         )
     same = [p.id for p in patients if p.id in ids]
-    if not same:
-        return []
+    again = [p.id for p in patients if p.id not in ids and p.person in persons]
     return [
-        f"{len(same)} of {len(patients)} patients have the id, but not the images, of patients in "
-        f"the training ({', '.join(same[:3])}): make sure that they are other people"
+        f"{len(found)} of {len(patients)} patients {what} in the training "
+        f"({', '.join(found[:3])}): make sure that they are other people"
+        for found, what in (
+            (same, "have the id, but not the images, of patients"),
+            (again, "are, by their names, other time points of persons"),
+        )
+        if found
     ]
 
 

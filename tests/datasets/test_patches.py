@@ -10,6 +10,7 @@ from jaxseg.config import Augment, Config, Input, Model, Train
 from jaxseg.datasets import patches
 from jaxseg.datasets.index import Patient
 from jaxseg.imaging import intensity
+from jaxseg.transforms import warp
 from jaxseg.transforms.augment import augment_one
 
 NOTHING = Augment(**{n: 0.0 for n in vars(Augment()) if n.endswith("_probability")})
@@ -143,6 +144,42 @@ def test_a_patch_larger_than_the_scan_is_padded_with_its_darkest():
         assert (edge == outside).mean() > 0.9
 
 
+def test_what_is_not_read_is_as_dark_as_the_darkest():
+    source, one = Source(), patient("c")
+    box = source.box
+    low = {"stats": np.array([[-7, 5000, 400, 200]], np.float32)}
+    source.box = lambda *place: box(*place) | low
+    found = patches.read_padded(source, one, np.array([-1, 8, 0]), np.array([2, 11, 2]), (4, 3, 2))
+    expected = np.full((4, 3, 2), -7)
+    expected[1:3, 0] = source.images["c"][:2, 8, :2, 0]
+    np.testing.assert_array_equal(found["image"][..., 0], expected)
+    assert found["image"].dtype == np.int16 and not found["mask"].any()
+
+
+def test_rotations_keep_angles_in_mm_whatever_the_two_spacings():
+    """From training voxels to mm and from source voxels to mm: what lies between is a rotation."""
+    augment = dataclasses.replace(NOTHING, rotation_probability=1.0, rotation_degrees=40.0)
+    config = settings(spacing=(1.0, 1.5, 1.2), augment=augment)
+    one, source = patient("b"), Source()  # of 2 x 1 x 1 mm
+    shape = patches.source_shape([one], config)
+    rng, centre = np.random.default_rng(0), np.array([3.0, 10, 4])
+    raw = patches.read_patch(source, one, centre, shape, rng, config, 1)
+    in_mm = np.diag(SPACING["b"]) @ raw["matrix"][:, :3] @ np.diag(1 / np.array([1.0, 1.5, 1.2]))
+    np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3), atol=1e-6)
+    assert np.abs(in_mm - np.eye(3)).max() > 0.1
+
+
+def test_masks_of_another_spacing_are_there_from_their_half():
+    source, one = Source(), patient("c")
+    source.masks["c"][...] = 0
+    source.masks["c"][3:7, 3:6, 3:6, 0] = 1  # of voxels three to one: 1 to 2 1/3, and 1
+    config = settings(size=(4, 4, 4), spacing=(3.0, 3.0, 3.0))
+    _, mask, _ = patches.on_training_grid(source, one, config)
+    expected = np.zeros((3, 3, 3))
+    expected[1, 1, 1] = 1
+    np.testing.assert_array_equal(mask[..., 0], expected)
+
+
 def test_batches_depend_on_seed_and_step_alone():
     config = settings(augment=Augment())
     whole = raw_batches(config, 6)
@@ -150,11 +187,12 @@ def test_batches_depend_on_seed_and_step_alone():
     for one, other in zip(whole[3:], later, strict=True):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-    shares = [raw_batches(config, 6, process=p, num_processes=2) for p in range(2)]
-    for i, batch in enumerate(whole):
-        for name in batch:
-            joined = np.concatenate([shares[0][i][name], shares[1][i][name]])
-            np.testing.assert_array_equal(batch[name], joined, err_msg=name)
+    for start in (0, 3):
+        shares = [raw_batches(config, 3, start, process=p, num_processes=2) for p in range(2)]
+        for i, batch in enumerate(whole[start : start + 3]):
+            for name in batch:
+                joined = np.concatenate([shares[0][i][name], shares[1][i][name]])
+                np.testing.assert_array_equal(batch[name], joined, err_msg=name)
     other = raw_batches(dataclasses.replace(config, seed=1), 1)[0]
     assert not np.array_equal(whole[0]["image"], other["image"])
 
@@ -162,6 +200,8 @@ def test_batches_depend_on_seed_and_step_alone():
 def test_a_moved_patch_has_read_all_that_it_needs():
     """Whatever lies within the scan and is reached by the map was read, at the right place."""
     augment = Augment(rotation_probability=1.0, scale_probability=1.0, rotation_degrees=40.0)
+    elastic = {"elastic_smoothness": 0.5, "elastic_amplitude": 0.125}  # up to 0.75 voxels
+    augment = dataclasses.replace(augment, elastic_probability=1.0, **elastic)
     config = settings(size=(4, 6, 6), augment=augment)
     source, shape = Source(), patches.source_shape(PATIENTS, config)
     rng = np.random.default_rng(3)
@@ -175,7 +215,9 @@ def test_a_moved_patch_has_read_all_that_it_needs():
         native = np.stack(np.unravel_index(value[tuple(known.T)], one.shape), axis=-1)
         low = (native - known)[0]
         assert ((native - known) == low).all()
-        places = corners @ raw["matrix"][:, :3].T + raw["matrix"][:, 3]
+        moved = warp.displace(raw["nodes"], (4, 6, 6), 3.0)
+        moved = corners + np.asarray(moved).reshape(-1, 3)
+        places = moved @ raw["matrix"][:, :3].T + raw["matrix"][:, 3]
         for need in np.unique([*np.floor(places), *np.ceil(places)], axis=0).astype(int):
             inside = ((need + low >= 0) & (need + low < one.shape)).all()
             if inside and (need + low).any():

@@ -42,6 +42,12 @@ def test_partition_by_hand():
     assert windows.partition(3, 8) == [(-3, 0, 3)]
 
 
+def test_overlapping_by_hand():
+    assert windows.overlapping(12, 8) == [0, 4]
+    assert windows.overlapping(13, 8) == [0, 2, 5]
+    assert windows.overlapping(8, 8) == [0] and windows.overlapping(3, 8) == [-3]
+
+
 @pytest.mark.parametrize("place", [(0, 0), (-2, 1), (3, -4), (4, 6)])
 def test_a_cut_is_the_padded_array(place):
     array = np.random.default_rng(0).normal(size=(6, 7, 2)).astype(np.float32)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from fake_processes import finish, start
+from fake_volume_sets import write_gliomas
 
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.runs import checkpoint, workdir
@@ -172,6 +173,44 @@ def test_the_operating_point_does_not_depend_on_the_number_of_processes(
     assert [code for code, *_ in ended] == [0] * count, ended
     for name in ("operating_point.json", "evaluation/test/scores.json"):
         assert (run / name).read_bytes() == (whole_run / name).read_bytes()
+
+
+VOLUME_CONFIG = """
+import dataclasses
+from pathlib import Path
+from fake_config import tiny_volume_config
+from jaxseg.config import Optimizer
+
+def get_config():  # plain steps: Adam would blow rounding up
+    plain = Optimizer(name="sgd", momentum=0.0, learning_rate=0.1, warmup_steps=0, ema_decay=0.5)
+    return tiny_volume_config(Path({folder!r}), optimizer=plain)
+"""
+
+
+@pytest.mark.slow
+def test_volumes_train_and_score_the_same_in_two_processes(tmp_path):
+    """Patches and their shares, normalised and warped on the devices, the parts of validation."""
+    write_gliomas(tmp_path / "set")
+    file = tmp_path / "volumes.py"
+    file.write_text(VOLUME_CONFIG.format(folder=str(tmp_path)))
+    for count in (1, 2):
+        command = ["-m", "jaxseg.train", "--config", file, "--workdir", tmp_path / str(count)]
+        ended = finish(start(command, count, DEVICES))
+        assert [code for code, *_ in ended] == [0] * count, ended
+    one, two = (workdir.read_metrics(tmp_path / name) for name in ("1", "2"))
+    assert [record["step"] for record in two] == [record["step"] for record in one]
+    for record, expected in zip(two, one, strict=True):
+        for name in ("train_loss", "train_dice", "gradient_norm", "validation_loss"):
+            if name in expected:
+                assert record[name] == pytest.approx(expected[name], rel=1e-4)
+    for a, b in zip(*(final_state(tmp_path / name, 4) for name in ("1", "2")), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    command = ["-m", "jaxseg.evaluate", "--workdir", tmp_path / "2", "--output", tmp_path / "alone"]
+    ended = finish(start(command, 1, DEVICES))
+    assert ended[0][0] == 0, ended
+    for name in ("scores.json", "patients.csv"):
+        expected = (tmp_path / "2/evaluation/test" / name).read_bytes()
+        assert (tmp_path / "alone" / name).read_bytes() == expected
 
 
 @pytest.mark.slow

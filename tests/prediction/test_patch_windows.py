@@ -1,6 +1,7 @@
 """Volumes predicted in patches: every voxel once more, at any size and spacing."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,6 +42,34 @@ def test_a_network_that_returns_its_input_gives_back_the_volume(shape):
     expected = normalise(image, volume_statistics(image))[..., :1]
     assert predicted.dtype == np.float32
     np.testing.assert_allclose(predicted, expected, atol=1e-4)
+
+
+def test_windows_are_averaged_with_gaussian_weights():
+    """The network answers where in the window a voxel lies; the mean is worked out by hand."""
+    image = np.random.default_rng(2).integers(300, 900, (4, 8, 12, 2)).astype(np.int16)
+
+    def where(x):
+        return jnp.broadcast_to(jnp.arange(8.0)[:, None], (*x.shape[:-1], 1))
+
+    found = predict_patches(model(where), Volume(image))
+    weight = np.exp(-0.5 * (np.arange(-3.5, 4) / (8 / 8)) ** 2)  # sigma: an eighth of the side
+    total, weights = np.zeros(12), np.zeros(12)
+    for start in (0, 4):
+        total[start : start + 8] += weight * np.arange(8)
+        weights[start : start + 8] += weight
+    np.testing.assert_allclose(
+        found, np.broadcast_to((total / weights)[:, None], found.shape), 1e-5
+    )
+
+
+def test_outside_of_the_scan_the_network_sees_its_darkest():
+    """Intensities below 0, as of CT: 0 would be the brightest."""
+    image = np.random.default_rng(3).integers(-900, -300, (3, 6, 6, 2)).astype(np.int16)
+    stats = volume_statistics(image)
+    found = predict_patches(
+        model(lambda x: 0 * x[..., :1] + x.max((1, 2, 3, 4), keepdims=True)), Volume(image)
+    )
+    np.testing.assert_allclose(found, normalise(image, stats).max(), rtol=1e-5)
 
 
 def test_only_the_head_is_looked_at():

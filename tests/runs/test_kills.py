@@ -1,4 +1,7 @@
-"""kill -9 at twenty moments of one run, in the middle of saves among them: nothing is lost."""
+"""kill -9 at twenty moments of one run, in the middle of saves among them: nothing is lost.
+
+Of volumes at six moments: what is saved is the same.
+"""
 
 import os
 import random
@@ -11,32 +14,40 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_volume_sets import write_gliomas
 from test_train import CONFIG_FILE, assert_same_state, lasting, latest
 
 from jaxseg.config.recipes import load_recipe
 from jaxseg.runs import workdir
 
-NUM_STEPS, EVERY = 300, 5
-NUM_KILLS, AIMED_EVERY = 20, 3  # each third kill waits for a save to be under way
+EVERY = 5
+AIMED_EVERY = 3  # each third kill waits for a save to be under way
+NUM_STEPS = {"slices": 300, "volumes": 180}
+NUM_KILLS = {"slices": 20, "volumes": 6}
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
+@pytest.fixture(scope="module", params=["slices", "volumes"])
+def start(request, tmp_path_factory):
     """Start the program in a workdir of that name; returns the process."""
     folder = tmp_path_factory.mktemp("kills")
     file = folder / "tiny.py"
-    file.write_text(CONFIG_FILE.format(tests=str(Path(__file__).parents[1]), cache=str(folder)))
+    text = CONFIG_FILE.format(tests=str(Path(__file__).parents[1]), cache=str(folder))
+    if request.param == "volumes":
+        write_gliomas(folder / "set")
+        text = text.replace("tiny_config", "tiny_volume_config")
+    file.write_text(text)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # one device: cheap steps
 
     def start(name: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "jaxseg.train", "--config", file]
-        command += ["--workdir", folder / name, f"--config.train.num_steps={NUM_STEPS}"]
+        command += ["--workdir", folder / name, f"--config.train.num_steps={start.num_steps}"]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, env=environment, text=True, **streams)
 
     start.folder = folder
+    start.num_steps, start.num_kills = NUM_STEPS[request.param], NUM_KILLS[request.param]
     return start
 
 
@@ -82,38 +93,39 @@ def kill(process: subprocess.Popen, run: Path, steps: int, seconds: float | None
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_equals_the_one_left_alone(start):
+def test_a_run_killed_many_times_equals_the_one_left_alone(start):
     whole, parts = start.folder / "whole", start.folder / "parts"
     process = start("whole")
     told, _ = process.communicate(timeout=600)
     assert process.returncode == 0, told
 
+    num_steps, num_kills = start.num_steps, start.num_kills
     moments, hits, starts = random.Random(0), 0, []
-    for number in range(NUM_KILLS):
-        steps, seconds = moments.randint(1, 25), moments.uniform(0, 0.3)
+    for number in range(start.num_kills):
+        steps, seconds = moments.randint(1, num_steps // 12), moments.uniform(0, 0.3)
         process = start("parts")
         aimed = number % AIMED_EVERY == 0
         told = kill(process, parts, steps, None if aimed else seconds)
         starts.append(int((re.findall(r"^continuing at step (\d+)", told, re.M) or [0])[0]))
         hits += is_saving(parts)  # the unfinished save that the kill has left
         assert "warning" not in told
-    assert hits >= 3, hits
-    assert starts == sorted(starts) and starts[-1] < NUM_STEPS  # each goes on, none was the last
-    assert len(set(starts)) > NUM_KILLS / 2
+    assert hits >= num_kills // 6, hits
+    assert starts == sorted(starts) and starts[-1] < num_steps  # each goes on, none was the last
+    assert len(set(starts)) > num_kills / 2
 
     process = start("parts")
     told, _ = process.communicate(timeout=600)
     assert process.returncode == 0, told
-    print(f"{hits} of {NUM_KILLS} kills hit a save; the starts continued at {starts}")
+    print(f"{hits} of {num_kills} kills hit a save; the starts continued at {starts}")
 
     config = load_recipe(str(start.folder / "tiny.py"))
     assert_same_state(latest(config, whole), latest(config, parts))
-    assert int(latest(config, parts).step) == NUM_STEPS
+    assert int(latest(config, parts).step) == num_steps
     records = [workdir.read_metrics(run) for run in (whole, parts)]
     trained = [r["step"] for r in records[1] if "train_loss" in r]
-    assert trained == list(range(1, NUM_STEPS + 1))
+    assert trained == list(range(1, num_steps + 1))
     evaluated = [r["step"] for r in records[1] if "validation_dice" in r]
-    assert evaluated == list(range(EVERY, NUM_STEPS + 1, EVERY))
+    assert evaluated == list(range(EVERY, num_steps + 1, EVERY))
     assert lasting(records[0]) == lasting(records[1])
     scores = [(run / "evaluation/test/scores.json").read_text() for run in (whole, parts)]
     assert scores[0] == scores[1]

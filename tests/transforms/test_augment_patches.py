@@ -85,6 +85,79 @@ def test_image_and_masks_move_together():
     np.testing.assert_array_equal(found["mask"][..., 0] > 0, found["image"][..., 0] >= -1e-5)
 
 
+def changed(numbers, size=SIZE):
+    """Return a patch with some numbers of its own, what becomes of it, and of the neutral one."""
+    raw = neutral(size)
+    same = applied(raw)["image"]
+    return raw | numbers, applied(raw | numbers)["image"], same
+
+
+def test_contrast_brightness_and_gamma_are_applied_one_after_the_other():
+    factors, shifts = np.array([0.8, 1.3], np.float32), np.array([0.2, -0.4], np.float32)
+    exponents = np.array([0.7, 1.4], np.float32)
+    numbers = {"factors": factors, "shifts": shifts, "exponents": exponents}
+    _, found, same = changed(numbers)
+    linear = same.astype(np.float64) * factors + shifts
+    low, high = linear.min((0, 1, 2)), linear.max((0, 1, 2))
+    expected = ((linear - low) / (high - low)) ** exponents * (high - low) + low
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_gain_leaves_what_is_dark_and_reaches_its_strength():
+    _, found, same = changed({"gain_strength": np.float32(0.3)})
+    outside = intensity.outside_level(STATS)
+    dark = np.isclose(same, outside, atol=1e-5)
+    np.testing.assert_allclose(found[dark], same[dark], atol=1e-5)
+    gain = (found - outside)[~dark] / (same - outside)[~dark]
+    assert 0.28 < np.abs(gain - 1).max() < 0.3 + 1e-4 and gain.std() > 0.02
+
+
+def test_each_axis_is_smoothed_by_its_own_matrix():
+    matrices = [draws.smoothing(n, 0.8, 1.0) for n in SIZE]
+    for axis in range(3):
+        _, found, same = changed({f"smooth_{axis}": matrices[axis]})
+        expected = np.moveaxis(np.tensordot(matrices[axis], same, (1, axis)), 0, axis)
+        assert np.abs(expected - same).max() > 0.1
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_noise_comes_last_and_from_the_samples_own_seed():
+    size = (16, 16, 16)
+    blur = {f"smooth_{axis}": draws.smoothing(16, 3.0, 1.0) for axis in range(3)}
+    noise = [{"noise_std": np.float32(0.5), "noise_seed": np.uint32(n)} for n in (1, 2)]
+    first, second = (changed(blur | n, size)[1] - changed(blur, size)[1] for n in noise)
+    assert abs(first.std() - 0.5) < 0.01 and abs(first.mean()) < 0.02  # not blurred
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.05
+
+
+def test_a_voxel_is_inside_a_mask_from_its_half():
+    raw = neutral(SIZE)
+    raw["mask"][...] = (np.arange(8) < 4)[:, None]
+    for shift, count in ((0.45, 4), (0.55, 3)):  # of what is shown, to the left
+        raw["matrix"] = np.eye(3, 4, dtype=np.float32)
+        raw["matrix"][2, 3] = shift
+        np.testing.assert_array_equal(
+            applied(raw)["mask"], np.broadcast_to((np.arange(8) < count)[:, None], (*SIZE, 3))
+        )
+
+
+def test_an_elastic_displacement_turns_and_scales_with_the_patch():
+    """A displacement of one training voxel is two of the source's where the grid is half as fine.
+
+    And of a turned patch it goes along the training's axis.
+    """
+    raw = neutral((8, 8, 8))
+    linear = np.array([[1, 0, 0], [0, 0, -2], [0, 1, 0]], np.float32)  # rows, columns: turned
+    raw["matrix"] = np.hstack([linear, [[0], [7], [0]]]).astype(np.float32)
+    moved = raw["matrix"] + np.pad(linear[:, 2:], ((0, 0), (3, 0)))  # one training column on
+    raw["nodes"] = np.zeros_like(raw["nodes"])
+    expected = applied(raw | {"matrix": moved})
+    raw["nodes"][2] = 1
+    found = applied(raw)
+    np.testing.assert_allclose(found["image"], expected["image"], atol=1e-4)
+    np.testing.assert_array_equal(found["mask"], expected["mask"])
+
+
 def batch_of(size, count):
     ones = [neutral(size, seed) for seed in range(count)]
     raw = {name: np.stack([one[name] for one in ones]) for name in ones[0]}
