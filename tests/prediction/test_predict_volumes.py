@@ -2,7 +2,10 @@
 
 import csv
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -36,7 +39,7 @@ CHANNELS = ("t1", "t1c", "t2", "flair")
 PATCH, POINT = (4, 8, 8), OperatingPoint(0.5, 3.0)
 
 
-def run_on(folder: Path, dataset: Dataset, ids, seed: int = 0) -> Path:
+def run_on(folder: Path, dataset: Dataset, ids, seed: int = 0, patch=PATCH) -> Path:
     """Write a run on volumes: the first cases for training, two for validation and test."""
     *train, validation, test = ids
     cache = str(folder / "cache")
@@ -47,7 +50,7 @@ def run_on(folder: Path, dataset: Dataset, ids, seed: int = 0) -> Path:
         dataset=dataset,
         model=Model(widths=(2, 4), num_classes=len(dataset.regions)),
         split=Split(train=tuple(train), validation=(validation,), test=(test,)),
-        input=Input(image_size=PATCH, num_threads=1),
+        input=Input(image_size=patch, num_threads=1),
     )
     run = write_run(folder / "run", config, POINT)
     loaded, prepared = trained.load(run), prepare(config.dataset)
@@ -325,3 +328,40 @@ def test_a_dicom_series_for_each_channel_gives_segments(program, run, source, tm
     gallery = open_predictions(run, [tmp_path / "in"], out, channels, None, truth)
     np.testing.assert_array_equal(gallery.predict(0).mask, masks > 0)
     np.testing.assert_array_equal(gallery.scan(0).truth, masks > 0)
+
+
+MEASURED = """
+import sys
+from jaxseg import predict
+predict.main(sys.argv[1:])
+print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
+def test_a_case_of_brats_takes_less_than_2_gb(source, tmp_path):
+    """240 x 240 x 155 voxels of four sequences and three regions, the whole program.
+
+    That devices do not matter is shown in test_patch_windows.py.
+    """
+    cases = [f"BraTS20_Training_{n:03d}" for n in (1, 2, 3)]
+    run = run_on(tmp_path, Dataset(name="brats", source=str(source)), cases, patch=(64, 64, 64))
+    rng = np.random.default_rng(0)
+    for suffix in OLD:
+        voxels = np.zeros((240, 240, 155), np.int16)
+        voxels[30:210, 10:230, 5:150] = rng.integers(300, 3000, (180, 220, 145))
+        write_nifti(tmp_path / f"in/x/x{suffix}.nii", voxels, AFFINE)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", MEASURED, "--workdir", str(run)),
+            *("--output", str(tmp_path / "out"), str(tmp_path / "in")),
+        ],
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    peak_mib = int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024
+    assert peak_mib < 2000e6 / 2**20
+    assert read_result(tmp_path / "out/x/mask").values.shape == (155, 240, 240)
