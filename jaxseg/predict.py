@@ -6,7 +6,10 @@ order); a folder with one DICOM series, a file for each slice or one of several 
 or a folder or zip of any of these. Patients are told apart as in training. Links are followed;
 masks (by name), what jaxseg wrote and what it cannot read are left out and named. A slice by itself
 is normalised with its patient's slices in the same folder. Scans need the channels the model was
-trained on, named t1, flair, t1c for the LGG set and the phantom.
+trained on, named t1, flair, t1c for the LGG set and the phantom. For a run on a volume set INPUT
+may be kept as that set: a folder or zip with a file for each channel (BraTS of any year, nnU-Net,
+the patterns of the run's config), one case or many; labels beside them are not needed. A run on
+volumes predicts in overlapping patches and takes a stack of slices, but no single slice.
 
   --workdir DIR    folder of the training run (required); several, each with --workdir, are an
                    ensemble: the mean of their calibrated probabilities and operating points
@@ -15,24 +18,33 @@ trained on, named t1, flair, t1c for the LGG set and the phantom.
                    t1={patient}_t1.nii.gz,flair={patient}_flair.nii.gz,t1c={patient}/T1C
   --fill CHANNEL   stands in for channels that are missing, as FLAIR does in the LGG set; a scan of
                    one channel is taken as this one
-  --tta            average with the prediction of the mirrored slices; twice the time
+  --tta            average with the prediction of the mirrored scan, left and right only; twice the
+                   time
   --tile           tiles of the training size at the scan's own resolution, overlapping by half,
-                   instead of slices resized as in training; for runs that did not resize much
+                   instead of slices resized as in training; for runs on slices that did not resize
+                   them much
   --probabilities  write the calibrated probabilities too
   --overwrite      predict anew what is done already: the same files, model and options
   --single-slice   normalise a single slice by itself; the mask may be far off
 
 Writes OUTPUT/PATIENT/mask in the grid and format of the scan: .nii or .nii.gz with its affine,
-codes and zooms; .dcm, a DICOM-SEG (.nii.gz, with a warning, where none can be made of the series,
-and for several regions); or a folder with a mask (0, 255) for each slice, TIFF for TIFF, else
-PNG. Likewise probability (NIfTI float32; DICOM-SEG in steps of 1/255; 16 bit), and overlay.png,
-contours on the slices most affected. OUTPUT/predictions.csv has for each patient
+codes and zooms; .dcm, a DICOM-SEG (.nii.gz, with a warning, where none can be made of the series);
+or a folder with a mask (0, 255) for each slice, TIFF for TIFF, else PNG. Several regions are the
+labels of the data set, in a DICOM-SEG a coded segment each. Likewise probability, or
+probability_REGION (NIfTI float32; DICOM-SEG in steps of 1/255; 16 bit), and overlay.png, contours
+on the slices most affected, or all regions in three planes. OUTPUT/predictions.csv has for each
+patient
 
   patient, file             its name, and where the scan is
   volume_ml                 of the mask; empty when the spacing is unknown
   voxels                    of the mask; pixels of all slices
   largest_component_voxels  neighbours share a face, an edge or a corner
   mean_confidence           calibrated probability, mean over the mask; empty without a mask
+
+of several regions the first, and then REGION_volume_ml and so on of each. Regions agree: one whose
+labels are part of another's (enhancing tumour, core, whole tumour) lies within it, what sticks out
+is cut off before the smallest lesions are dropped; of two without a common label the later has a
+voxel that both would have. Evaluation scores the same masks.
 
 Threshold, smallest lesion kept and temperature are those that the run tuned on its validation
 patients. Scans of one name are told apart by the folders above them. What fails is listed at the

@@ -146,6 +146,7 @@ def score_cases(
 ) -> tuple[Scores, Scores]:
     """Return the scores of the predictions and those of the threshold baselines.
 
+    Predicted regions lie in each other as their labels do, see `operating.segment_regions`.
     Only the predictions are scored by the BraTS definition that the rules name.
     """
     ours, trivial = [], []

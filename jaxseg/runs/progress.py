@@ -240,7 +240,7 @@ class Progress:
         if state.plateau.scale < 1:
             note += f"; learning rate x {float(state.plateau.scale):.3g}"
         dice, loss = report["validation_dice"], report["validation_loss"]
-        values = f"validation dice {dice:.4f}  loss per slice {loss:.4f}"
+        values = f"validation dice {dice:.4f}  loss per sample {loss:.4f}"
         self.say(f"step {step}/{self.config.num_steps}  {values}  {note}")
         self.say(f"  time since the last evaluation: {line}")
 

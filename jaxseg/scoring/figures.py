@@ -45,7 +45,7 @@ def learning_curves(records: Sequence[dict[str, Any]], monitor: str = "dice") ->
     steps, rates = _series(records, "learning_rate")
     rate.plot(steps, rates, color=GREY, drawstyle="steps-post")
     loss.set_ylabel("training loss, per batch", color=BLUE)
-    per_slice.set_ylabel("validation loss, per slice", color=ORANGE)
+    per_slice.set_ylabel("validation loss, per sample", color=ORANGE)
     per_slice.spines["top"].set_visible(False)
     dice.set(ylabel="Dice", ylim=(-0.02, 1.02))
     rate.set(ylabel="learning rate", xlabel="step (updates of the weights)")

@@ -340,8 +340,11 @@ print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
-def test_a_case_of_brats_takes_less_than_2_gb_on_one_device_and_on_eight(source, tmp_path):
-    """240 x 240 x 155 voxels of four sequences and three regions, the whole program."""
+def test_a_case_of_brats_takes_less_than_2_gb(source, tmp_path):
+    """240 x 240 x 155 voxels of four sequences and three regions, the whole program.
+
+    That devices do not matter is shown in test_patch_windows.py.
+    """
     cases = [f"BraTS20_Training_{n:03d}" for n in (1, 2, 3)]
     run = run_on(tmp_path, Dataset(name="brats", source=str(source)), cases, patch=(64, 64, 64))
     rng = np.random.default_rng(0)
@@ -349,24 +352,16 @@ def test_a_case_of_brats_takes_less_than_2_gb_on_one_device_and_on_eight(source,
         voxels = np.zeros((240, 240, 155), np.int16)
         voxels[30:210, 10:230, 5:150] = rng.integers(300, 3000, (180, 220, 145))
         write_nifti(tmp_path / f"in/x/x{suffix}.nii", voxels, AFFINE)
-    for devices in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        done = subprocess.run(
-            [
-                *(sys.executable, "-c", MEASURED, "--workdir", str(run), "--probabilities"),
-                *("--output", str(tmp_path / f"out{devices}"), str(tmp_path / "in")),
-            ],
-            env=os.environ | {"XLA_FLAGS": flags},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peak_mib = int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024
-        print(f"{devices} devices: {peak_mib:.0f} MiB")
-        assert peak_mib < 2000e6 / 2**20
-    for region in REGIONS:
-        one, eight = (
-            read_result(tmp_path / f"out{n}" / "x" / f"probability_{region}").values for n in (1, 8)
-        )
-        assert one.max() > 0
-        np.testing.assert_allclose(one, eight, atol=1e-5)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", MEASURED, "--workdir", str(run)),
+            *("--output", str(tmp_path / "out"), str(tmp_path / "in")),
+        ],
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    peak_mib = int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024
+    assert peak_mib < 2000e6 / 2**20
+    assert read_result(tmp_path / "out/x/mask").values.shape == (155, 240, 240)

@@ -92,7 +92,7 @@ def test_compiling_is_said_once_and_is_not_in_the_estimate(tmp_path, capsys, mon
     assert told[2:4] == ["compiling the validation ...", "compiled the validation in 7 s"]
     assert told[4].endswith("0:12 left")  # two steps in three seconds
     assert told[5].endswith(
-        "loss per slice 1.0000  no better for 12 evaluations; learning rate x 0.125"
+        "loss per sample 1.0000  no better for 12 evaluations; learning rate x 0.125"
     )
     assert told[6] == "  time since the last evaluation: compiling 90%, evaluation 10%"
     assert max(map(len, told)) < 120
