@@ -327,7 +327,7 @@ def viewed(folder: Path) -> Found:
                 name: np.frombuffer(plane, LAYERS[name]).reshape(shape[1:])
                 for name, plane in planes.items()
             }
-            arrays["probability"] = arrays["probability"].astype(np.float32) / 255
+            arrays["probability"] = arrays.pop("probability-0").astype(np.float32) / 255
         finally:
             viewer.send_signal(signal.SIGINT)
             rest, _ = viewer.communicate(timeout=60)
@@ -341,7 +341,7 @@ LAYERS = {
     "image-2": "<u2",
     "truth": bool,
     "prediction": bool,
-    "probability": np.uint8,
+    "probability-0": np.uint8,
 }
 # The longest first, two at a time.
 PROGRAMS = {

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxseg import RESEARCH_ONLY
 from jaxseg.prediction import windows
 from jaxseg.prediction.trained import Trained
-from jaxseg.scans.regions import own_labels
+from jaxseg.scans.regions import is_within, own_labels, to_masks
 from jaxseg.shipping.about import agreement_text, common, dice_text
 
 # D, H, W: slices, rows, columns of a scan; d, h, w: of its head on the training grid; C channels,
@@ -39,8 +41,9 @@ _STEPS = {
     "each axis",
     "grid": "where window.spacing_mm is given and the scan's spacing is known, the box is "
     "normalised and resampled to it first, and the probabilities back",
-    "masks": "probability >= threshold; components smaller than min_lesion (in `unit`) dropped; "
-    "labels are written region by region, later ones over earlier ones",
+    "masks": "probability >= threshold, within the masks of the regions `within`; components smaller than min_lesion (in `unit`) dropped; "
+    "labels are written region by region, later ones over earlier ones, and masks read back from "
+    "them",
 }
 _LOADER = """\
 import sys
@@ -67,8 +70,11 @@ def metadata(trained: Trained, flip: bool, programs: Sequence[str]) -> dict[str,
     return common(trained, flip) | {
         "regions": [
             {"name": r.name, "labels": list(r.labels), "label": label, **point._asdict()}
-            for r, label, point in zip(regions, labels, trained.points, strict=True)
+            | {"within": [j for j in range(k) if is_within(r, regions[j])]}
+            for k, (r, label, point) in enumerate(zip(regions, labels, trained.points, strict=True))
         ],
+        # Of a label written, which regions hold it.
+        "masks_of_label": to_masks(np.arange(max(labels) + 1), regions).tolist(),
         "window": {
             "size": list(config.input.image_size),
             "overlap": windows.OVERLAP,

@@ -175,7 +175,7 @@ def agreement(
 def _predicted(trained: Trained, model: Predictor, volume: Any) -> tuple[np.ndarray, np.ndarray]:
     probability = predict_volume(model, volume)
     place = volume.spacing_mm, volume.affine
-    return probability, segment_regions(probability, trained.points, *place)
+    return probability, segment_regions(probability, trained.points, trained.kind.regions, *place)
 
 
 def _labels(trained: Trained, mask: np.ndarray) -> np.ndarray:

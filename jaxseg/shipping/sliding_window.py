@@ -31,14 +31,14 @@ def segment(model, volume, spacing_mm=(), voxel_mm3=None):
     probability = np.zeros((*volume.shape[:3], found.shape[3]), np.float32)
     probability[head] = found
     masks, labels = np.zeros(probability.shape, bool), np.zeros(volume.shape[:3], np.uint8)
-    for k, region in enumerate(about["regions"]):  # the inner lie over the outer
-        mask = probability[..., k] >= np.float32(region["threshold"])
+    for k, region in enumerate(about["regions"]):  # the inner lie in the outer, and over them
+        mask = masks[..., region["within"]].all(-1)
+        mask &= probability[..., k] >= np.float32(region["threshold"])
         if region["min_lesion"]:
-            mm3 = region["unit"] == "mm3"  # or voxels
-            voxel = (voxel_mm3 or spacing_mm[0] * spacing_mm[1] * spacing_mm[2]) if mm3 else 1
+            voxel = 1 if region["unit"] == "voxels" else voxel_mm3 or np.prod(spacing_mm)
             mask &= np.asarray(run["lesions"](mask)) * voxel >= region["min_lesion"]
         masks[..., k], labels[mask] = mask, region["label"]
-    return probability, masks, labels
+    return probability, np.array(about["masks_of_label"], bool)[labels], labels
 
 
 def slide(image, stats, predict, classes, size, overlap, sigma, **_):

@@ -84,7 +84,7 @@ def expected(run: Path, volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     trained = load(run)
     probability = predict_volume(predictor(trained, flip=True), volume)
     return probability, segment_regions(
-        probability, trained.points, volume.spacing_mm, volume.affine
+        probability, trained.points, trained.kind.regions, volume.spacing_mm, volume.affine
     )
 
 
