@@ -320,6 +320,7 @@ def viewed(folder: Path) -> Found:
             pages = ("patients", "patient/0/scan", "patient/0/prediction")
             values = {page: json.loads(get(f"{page}.json")) for page in pages}
             shape = values["patient/0/scan"]["shape"]
+            as_of_one_region(values)
             tumour = values["patient/0/scan"]["truth"][0]
             where = f"0/{tumour.index(max(tumour))}"
             planes = {name: get(f"patient/0/{name}/{where}") for name in LAYERS}
@@ -333,6 +334,16 @@ def viewed(folder: Path) -> Found:
             rest, _ = viewer.communicate(timeout=60)
     assert viewer.returncode == 130, printed + rest
     return Found(values, arrays)
+
+
+def as_of_one_region(values: dict):
+    """Bring what the page is told into the form of before, when there were no regions."""
+    patients, scan, prediction = values.values()
+    patients["threshold"] = patients.pop("thresholds")[0]
+    patients["patients"] = [
+        {"patient": row["patient"]} | row["regions"][0] for row in patients["patients"]
+    ]
+    scan["truth"], prediction["areas"] = scan["truth"][0], prediction["areas"][0]
 
 
 LAYERS = {

@@ -41,7 +41,8 @@ _STEPS = {
     "each axis",
     "grid": "where window.spacing_mm is given and the scan's spacing is known, the box is "
     "normalised and resampled to it first, and the probabilities back",
-    "masks": "probability >= threshold, within the masks of the regions `within`; components smaller than min_lesion (in `unit`) dropped; "
+    "masks": "probability >= threshold, within the masks of the regions `within`; components "
+    "smaller than min_lesion (in `unit`) dropped; "
     "labels are written region by region, later ones over earlier ones, and masks read back from "
     "them",
 }

@@ -35,8 +35,8 @@ def segment(model, volume, spacing_mm=(), voxel_mm3=None):
         mask = masks[..., region["within"]].all(-1)
         mask &= probability[..., k] >= np.float32(region["threshold"])
         if region["min_lesion"]:
-            voxel = 1 if region["unit"] == "voxels" else voxel_mm3 or np.prod(spacing_mm)
-            mask &= np.asarray(run["lesions"](mask)) * voxel >= region["min_lesion"]
+            mm3 = region["unit"] == "mm3" and (voxel_mm3 or spacing_mm[0] * np.prod(spacing_mm[1:]))
+            mask &= np.asarray(run["lesions"](mask)) * (mm3 or 1) >= region["min_lesion"]
         masks[..., k], labels[mask] = mask, region["label"]
     return probability, np.array(about["masks_of_label"], bool)[labels], labels
 
