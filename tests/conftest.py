@@ -38,10 +38,17 @@ hypothesis.settings.load_profile("jaxseg")
 pytest_plugins = ["guard", "made_once"]
 
 # Files of tests that take long, begun first: no worker is left alone with them at the end.
-LONG = ("old_run", "train", "notebook", "evaluate", "real", "readme", "long_runs", "processes") + (
-    *("train_volumes", "regions_run", "disk_full", "steps", "tuning", "view_switching", "api"),
-    "folds",
-)
+LONG = (
+    "old_run",
+    "train",
+    "train_volumes",
+    "notebook",
+    "evaluate",
+    "real",
+    "readme",
+    "long_runs",
+    "processes",
+) + (*("regions_run", "disk_full", "steps", "tuning", "view_switching", "api", "folds"),)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
