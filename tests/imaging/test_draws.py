@@ -68,6 +68,12 @@ def test_left_and_right_are_mirrored_alone_unless_asked():
     np.testing.assert_array_equal(draws.draw_movement(rng(), ISOTROPIC, config), -np.eye(3))
 
 
+def test_a_scale_above_one_makes_things_larger():
+    """The patch then shows less of the scan: training voxels lie closer together."""
+    config = Augment(**NOTHING | {"scale_probability": 1.0}, scale_range=(2.0, 2.0))
+    np.testing.assert_allclose(draws.draw_movement(rng(), ISOTROPIC, config), np.eye(3) / 2)
+
+
 @pytest.mark.parametrize("spacing", [ISOTROPIC, THICK, (3.0, 1.0, 1.0)])
 def test_no_drawn_patch_is_larger_than_the_largest_extent(spacing):
     config, shape = Augment(**ALWAYS, rotation_degrees=30.0, scale_range=(0.7, 1.4)), (8, 12, 16)

@@ -41,6 +41,15 @@ def test_a_soft_mask_keeps_its_volume():
     assert soft.sum() * (12 / 4) * (12 / 6) == pytest.approx(mask.sum(), rel=1e-5)
 
 
+def test_nothing_aliases_where_many_voxels_become_few():
+    """Stripes finer than the new voxels are grey, not black or white."""
+    stripes = (np.arange(24.0) % 2)[:, None]
+    np.testing.assert_allclose(resample(stripes, (4,)), 0.5, atol=1e-6)
+    spike = np.zeros((24, 1))
+    spike[7] = 1
+    assert resample(spike, (4,)).sum() == pytest.approx(1 / 6, rel=1e-5)
+
+
 def test_there_and_back_moves_nothing():
     """A blob's centre of mass stays where it is in mm."""
     index = np.stack(np.meshgrid(*[np.arange(20)] * 3, indexing="ij"), axis=-1)
