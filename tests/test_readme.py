@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_data import write_folders, write_lgg
+from fake_volume_sets import write_gliomas
 from fake_volumes import write_nifti
 
 from jaxseg import view
@@ -39,10 +40,18 @@ SMALL = (
     ),
     *("--config.model.compute_dtype=float32", "--config.evaluation.bootstrap_samples=100"),
 )
+# Of volumes; what the doctor wrote is only made shorter.
+SHORT = tuple(text for text in SMALL if re.search("train|evaluation|num_workers", text))
+SMALL_VOLUMES = (*SHORT, "--config.input.image_size=(8, 8, 8)", "--config.model.widths=(2, 4)") + (
+    *("--config.model.windows=()", "--config.model.kernels=()", "--config.model.blocks=()"),
+    *("--config.model.deep_supervision=0", "--config.model.compute_dtype=float32"),
+)
+# Six persons in three splits.
+FEW = ("--config.split.fractions=(0.4, 0.3, 0.3)", "--config.split.salt=2")
 PHANTOM = ("--config.dataset.phantom_patients=10", "--config.split.salt=1")
 # What stands for the reader's own; the scans of --channels are NIfTI files.
 PLACES = {"PATH": "kaggle_3m", "OTHER": "other", "INPUT...": "kaggle_3m", "SCANS": "kaggle_3m"}
-PLACES |= {"RUN": "runs/lgg_cpu", "NAME": "none_of_this_name"}
+PLACES |= {"BRATS": "brats", "RUN": "runs/lgg_cpu", "NAME": "none_of_this_name"}
 # Only read: they install, or run all tests; the launch script is run, up to its processes, which
 # tests/machine/test_launch.py starts.
 ONLY_READ = ("pip", "pytest", "multiprocess")
@@ -119,7 +128,10 @@ def small(program: str, arguments: list[str]) -> list[str]:
     if "mine.py" in arguments:  # README trains two data sets to one default folder
         arguments = [*arguments, "--workdir", "runs/doctors"]
     given = {text.partition("=")[0] for text in arguments}
-    more = SMALL + (PHANTOM if "configs/unet.py" in arguments else ())
+    named = {Path(text).stem for text in arguments}
+    more = SMALL_VOLUMES if named & {"volumes", "brats", "lgg_volumes"} else SMALL
+    more = SHORT if "mine3d" in named else more
+    more += PHANTOM if named & {"unet", "volumes"} else FEW if "brats" in named else ()
     return arguments + [text for text in more if text.partition("=")[0] not in given]
 
 
@@ -133,6 +145,7 @@ def place(tmp_path_factory) -> Path:
     write_lgg(folder / "kaggle_3m", {name: [1, 2, 3] for name in patients})
     write_lgg(folder / "other", {"DU_50": [1, 2], "DU_51": [1, 2]})
     write_folders(folder / "folders", patients=16)
+    write_gliomas(folder / "brats")
     rng = np.random.default_rng(0)
     for patient in ("p1", "p2"):
         for name in ("T1c", "Flair")[: 1 + (patient == "p1")]:
@@ -228,6 +241,8 @@ def test_readmes_commands_run_one_after_the_other(place, main):
     for program, arguments in commands(place):
         if program == "doctor" and "--remove" in arguments:
             continue  # of a prepared copy whose name only the reader knows
+        if "configs/volumes.py" in arguments:
+            continue  # heads of full size; tests/runs/test_train_volumes.py trains on small ones
         for run in ("runs/a", "runs/b") if program == "compare" else ():
             shutil.copytree("runs/lgg_cpu", run)
         main(program, arguments)
@@ -239,10 +254,13 @@ def test_readmes_commands_run_one_after_the_other(place, main):
 
 
 def run_snippets(place: Path):
-    """Run README's Python, after the commands that make its files; but for ONNX, which needs
-    another library."""
+    """Run README's Python, after the commands that make its files.
+
+    But for ONNX, which needs another library, and the driver of volumes, whose file README does
+    not make; tests/shipping/test_export_volumes.py runs it.
+    """
     for code in blocks("python"):
         code = code.replace("np.zeros((20,", "np.zeros((2,")
         compiled = compile(code, "README.md", "exec")
-        if "onnxruntime" not in code:
+        if "onnxruntime" not in code and "sliding_window" not in code:
             exec(compiled, {"truth": np.zeros((3, 16, 16), bool)})
