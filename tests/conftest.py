@@ -40,7 +40,7 @@ pytest_plugins = ["guard", "made_once"]
 # Files of tests that take long, begun first: no worker is left alone with them at the end.
 LONG = ("old_run", "train", "train_volumes", "notebook", "evaluate", "real", "long_runs") + (
     *("processes", "regions_run", "disk_full", "steps", "tuning", "view_switching", "api"),
-    "folds",
+    *("folds", "mesh_volumes", "export", "export_volumes"),
 )
 
 

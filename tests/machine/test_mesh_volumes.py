@@ -65,7 +65,7 @@ def mesh_case(model, accumulate, num_devices, *marks, **axes):
     "model, accumulate, num_devices, axes",
     [
         mesh_case(POOL, 1, 2, spatial=2),
-        mesh_case(STRIDE, 2, 1),
+        mesh_case(STRIDE, 2, 1, pytest.mark.slow),
         # Parameters split too: XLA needs help, see `gather_before_use`.
         mesh_case(STRIDE, 1, 4, fsdp=2, spatial=2),
         mesh_case(POOL, 2, 1, pytest.mark.slow),
@@ -86,7 +86,9 @@ def test_volumes_train_the_same_on_every_mesh(model, accumulate, num_devices, ax
         np.testing.assert_allclose(left, right, **CLOSE, err_msg=str(path))
 
 
-@pytest.mark.parametrize("model", [POOL, STRIDE], ids=["pool", "stride"])
+@pytest.mark.parametrize(
+    "model", [POOL, pytest.param(STRIDE, marks=pytest.mark.slow)], ids=["pool", "stride"]
+)
 def test_the_halo_matters(model):
     """Halves that do not see each other's slices give something else, by far."""
     model = dataclasses.replace(model, norm="batch")  # in prediction: no sums over the volume
