@@ -55,5 +55,5 @@ for name, path in shipped_recipes().items():
         text=True,
     )
     folder = installed / "jaxseg/configs"
-    names = ("lgg", "lgg_cpu", "unet")
+    names = ("brats", "lgg", "lgg_cpu", "lgg_volumes", "unet", "volumes")
     assert done.stdout.splitlines() == [f"{n} {folder / n}.py" for n in names], done.stderr
