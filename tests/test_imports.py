@@ -52,9 +52,8 @@ HOMES = {
         "datasets.phantom_volume",
         "diagnosis.volume_facts",
         "evaluation.tuning",
-        "prediction.operating",
     }
-    | {"scoring.calibration", "scoring.contours", "scoring.lesions", "scoring.surface"},
+    | {"scoring.calibration", "scoring.lesions", "scoring.surface"},
     "jax2onnx": {"shipping.onnx_convert"},
     "onnx": {"shipping.onnx_convert"},
     "onnxruntime": {"shipping.onnx_convert"},

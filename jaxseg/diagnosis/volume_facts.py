@@ -12,6 +12,7 @@ from jaxseg.diagnosis.facts import count, equal_channels_of, spread
 from jaxseg.imaging.intensity import darken_background, volume_statistics
 from jaxseg.scans.regions import Region
 from jaxseg.scans.volume import Volume
+from jaxseg.scoring.lesions import parts
 
 _ML = 1000.0  # mm3
 _EVERY = 2  # voxel along each axis, for percentiles and the head's box
@@ -78,7 +79,7 @@ def count_lesions(mask: np.ndarray) -> int:
     boxes = ndimage.find_objects((mask > 0).astype(np.uint8))
     if not boxes or boxes[0] is None:
         return 0
-    return int(ndimage.label(mask[boxes[0]], np.ones((3, 3, 3)))[1])
+    return parts(mask[boxes[0]])[1]
 
 
 def sum_up(

@@ -16,9 +16,9 @@ from jaxseg.machine.distributed import on_main
 from jaxseg.machine.files import read_json, write_json
 from jaxseg.scans.regions import Region, as_written, is_within
 from jaxseg.scans.volume import voxel_mm3
+from jaxseg.scoring.lesions import parts
 
 UNITS = ("voxels", "mm3")
-_TOUCHING = np.ones((3, 3, 3), bool)  # faces, edges and corners
 
 
 class OperatingPoint(NamedTuple):
@@ -103,9 +103,7 @@ def lesions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Components are numbered from 1, 0 is none; sizes int64 [N] in the same order.
     """
-    from scipy import ndimage  # takes time to import, and few starts need it
-
-    components, number = ndimage.label(mask, _TOUCHING)
+    components, number = parts(mask)
     return components, np.bincount(components.ravel(), minlength=number + 1)[1:]
 
 

@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxseg.scoring.figures import png
+from jaxseg.scoring.figures import new_figure, plain, png
+from jaxseg.scoring.lesions import parts
+from jaxseg.scoring.patient_score import PatientScore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-from jaxseg.scoring.figures import new_figure, plain
-from jaxseg.scoring.patient_score import PatientScore
 
 TRUTH, PREDICTION = "#00E0A0", "#FF9500"  # the green and orange, brighter: they lie on dark images
 _FOCI = 3  # that are enlarged, the largest first
@@ -103,9 +102,7 @@ def window(image: np.ndarray) -> tuple[float, float]:
 
 def _foci(mask: np.ndarray) -> list[np.ndarray]:
     """Return the components that are enlarged, the largest first."""
-    from scipy import ndimage  # half a second, which only who draws should wait
-
-    components, number = ndimage.label(mask, np.ones((3, 3, 3)))
+    components, number = parts(mask)
     sizes = np.bincount(components.ravel(), minlength=number + 1)[1:]
     ranked = [i for i in np.argsort(-sizes, kind="stable") if sizes[i] >= _SOME_SIZE * sizes.max()]
     return [components == i + 1 for i in ranked[:_FOCI]]

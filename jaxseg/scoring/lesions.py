@@ -61,8 +61,8 @@ def match_touching(prediction: np.ndarray, truth: np.ndarray, dilations: int = 0
     """
     # scipy takes 0 iterations for "until nothing changes".
     reach = scipy.ndimage.binary_dilation(truth, _BY_18, dilations) if dilations else truth
-    lesions, num_lesions = _parts(reach)
-    predicted, num_predicted = _parts(prediction)
+    lesions, num_lesions = parts(reach)
+    predicted, num_predicted = parts(prediction)
     # The dilation of lesions that are one is the part itself: no lesion is dilated alone.
     partners = [[] for _ in range(num_lesions)]
     for lesion, part, _ in _overlaps(lesions, predicted):
@@ -75,8 +75,8 @@ def match_one_to_one(prediction: np.ndarray, truth: np.ndarray) -> Lesions:
 
     A pair needs a Dice of at least 1e-6, so any overlap but of enormous lesions.
     """
-    lesions, num_lesions = _parts(truth)
-    predicted, num_predicted = _parts(prediction)
+    lesions, num_lesions = parts(truth)
+    predicted, num_predicted = parts(prediction)
     true_sizes, sizes = (np.bincount(a.ravel(), minlength=1) for a in (lesions, predicted))
     dice = np.zeros((num_lesions, num_predicted))
     for lesion, part, voxels in _overlaps(lesions, predicted):
@@ -133,7 +133,8 @@ def counts(prediction: np.ndarray, truth: np.ndarray) -> metrics.Counts:
     )
 
 
-def _parts(mask: np.ndarray) -> tuple[np.ndarray, int]:
+def parts(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the number of each voxel's part from 1, int32 [D, H, W], 0 outside, and how many."""
     labels, number = scipy.ndimage.label(mask, _BY_26)
     return labels, int(number)
 
