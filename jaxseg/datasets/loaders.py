@@ -7,13 +7,17 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
+from jaxseg.config import Config
 from jaxseg.errors import TrainingFailed
+
+Batch = dict[str, np.ndarray]
 
 EPOCHS = 1 << 32  # without end; grain's own infinite length overflows in batches of one
 
@@ -24,6 +28,53 @@ _DEATHS = {
     signal.SIGBUS: "often /dev/shm is full; make it larger (docker: --shm-size) or lower "
     "input.num_workers",
 }
+
+
+def training_loader(
+    order: grain.MapDataset,
+    load: Callable[..., Batch],
+    config: Config,
+    start_step: int,
+    process: int,
+    num_processes: int,
+) -> Iterator[Batch]:
+    """Iterate over this process's part of the batches from start_step on.
+
+    Args:
+        order: of the samples, without end.
+        load: a sample of the order and a generator of its own to what a batch holds.
+        config: uses seed, input and train.batch_size (global).
+        start_step, process, num_processes: as `samples.training_batches` takes them.
+    """
+    local_batch = config.train.batch_size // num_processes
+    # Parts are taken after the random map, so neither order nor augmentation depends on them:
+    # the process's rows of the global batch, in their order.
+    batches = order.seed(config.seed + 2).random_map(load).batch(local_batch)
+    batches = batches[process::num_processes][start_step:]
+    return in_background(batches, config.input.num_threads, config.input.num_workers)
+
+
+def evaluation_loader(
+    jobs: Sequence[Any],
+    load: Callable[[Any], Batch],
+    config: Config,
+    batch_size: int,
+    process: int,
+    num_processes: int,
+) -> Iterator[Batch]:
+    """Iterate over this process's part of batches that hold every job once, in order.
+
+    Args:
+        jobs: as many as fill whole batches.
+        load: a job to what a batch holds.
+        config: uses input.
+        batch_size: global.
+        process, num_processes: which part of every batch.
+    """
+    batches = grain.MapDataset.source(jobs)[process::num_processes].map(load)
+    # Threads only: starting processes would take longer than an evaluation.
+    threads = max(config.input.num_threads, min(config.input.num_workers, 8))
+    return in_background(batches.batch(batch_size // num_processes), threads, 0)
 
 
 def in_background(

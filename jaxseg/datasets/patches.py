@@ -12,13 +12,11 @@ import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
-from jaxseg.datasets.loaders import EPOCHS, in_background
+from jaxseg.datasets.loaders import EPOCHS, Batch, evaluation_loader, training_loader
 from jaxseg.datasets.prepared import Prepared, Records
 from jaxseg.imaging import draws, windows
 from jaxseg.imaging.intensity import darkest, normalise, outside_level
 from jaxseg.imaging.resample import resample, shape_at
-
-Batch = dict[str, np.ndarray]
 
 
 def patch_batches(
@@ -46,10 +44,8 @@ def patch_batches(
         return read_patch(source, patient, centre, shape, rng, config, prepared.num_channels)
 
     everyone = grain.MapDataset.range(len(patients))
-    order = everyone.seed(config.seed).shuffle().repeat(EPOCHS).seed(config.seed + 2)
-    batches = order.random_map(load).batch(config.train.batch_size // num_processes)
-    batches = batches[process::num_processes][start_step:]
-    return in_background(batches, config.input.num_threads, config.input.num_workers)
+    order = everyone.seed(config.seed).shuffle().repeat(EPOCHS)
+    return training_loader(order, load, config, start_step, process, num_processes)
 
 
 def training_spacing(patient: Patient, config: Config) -> tuple[float, ...]:
@@ -143,9 +139,8 @@ def read_padded(
 
     What is not read is as dark as the scan's darkest, without tumour.
     """
-    inner_low, inner_high = np.maximum(low, 0), np.minimum(high, patient.shape)
-    box = source.box(patient, inner_low, inner_high)
-    where = tuple(slice(a, b) for a, b in zip(inner_low - low, inner_high - low, strict=True))
+    here, where = windows.meet(low, high - low, patient.shape)
+    box = source.box(patient, [s.start for s in here], [s.stop for s in here])
     image = np.empty((*shape, box["image"].shape[-1]), box["image"].dtype)
     image[...] = darkest(box["stats"], image.dtype)
     mask = np.zeros((*shape, box["mask"].shape[-1]), np.uint8)
@@ -198,9 +193,7 @@ def evaluation_patches(
             weight[own] = 1
         return {"image": image, "mask": mask, "patient": np.int32(index), "weight": weight}
 
-    batches = grain.MapDataset.source(jobs)[process::num_processes].map(load)
-    threads = max(config.input.num_threads, min(config.input.num_workers, 8))
-    return in_background(batches.batch(batch_size // num_processes), threads, 0)
+    return evaluation_loader(jobs, load, config, batch_size, process, num_processes)
 
 
 def grid_shape(patient: Patient, config: Config) -> tuple[int, ...]:

@@ -12,13 +12,11 @@ import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
-from jaxseg.datasets.loaders import EPOCHS, in_background
+from jaxseg.datasets.loaders import EPOCHS, Batch, evaluation_loader, training_loader
 from jaxseg.datasets.patches import evaluation_patches, patch_batches
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.imaging.augment import augment_slice
 from jaxseg.imaging.geometry import prepare_slice
-
-Batch = dict[str, np.ndarray]
 
 
 class Sample(NamedTuple):
@@ -94,13 +92,8 @@ def training_batches(
         (record,) = source.run(patients[sample.patient], sample.first, sample.depth)
         return augment_slice(record, rng, size, crop, config.augment)
 
-    local_batch = config.train.batch_size // num_processes
     order = sample_order(patients, config.input.tumour_fraction, config.seed)
-    # Parts are taken after the random map, so neither order nor augmentation depends on them:
-    # the process's rows of the global batch, in their order.
-    batches = order.seed(config.seed + 2).random_map(load).batch(local_batch)
-    batches = batches[process::num_processes][start_step:]
-    return in_background(batches, config.input.num_threads, config.input.num_workers)
+    return training_loader(order, load, config, start_step, process, num_processes)
 
 
 def evaluation_batches(
@@ -144,7 +137,4 @@ def evaluation_batches(
         owner = {"patient": np.int32(sample.patient), "weight": np.float32(weight)}
         return prepare_slice(record, size, crop) | owner
 
-    batches = grain.MapDataset.source(weighted)[process::num_processes].map(load)
-    # Threads only: starting processes would take longer than an evaluation.
-    threads = max(config.input.num_threads, min(config.input.num_workers, 8))
-    return in_background(batches.batch(batch_size // num_processes), threads, 0)
+    return evaluation_loader(weighted, load, config, batch_size, process, num_processes)

@@ -20,7 +20,7 @@ def augment_one(raw: Batch, shape: tuple[int, ...], elastic_spacing: float) -> d
 
     Args:
         raw: `image` [*S, C] as scanned, `mask` [*S, K] of {0, 1}, and the numbers of
-            `imaging.draws.draw`, `stats` [C, 4] among them.
+            `imaging.draws`, `stats` [C, 4] among them.
         shape: of the training grid, n sizes.
         elastic_spacing: training voxels between the nodes of the elastic displacement.
 
