@@ -14,7 +14,7 @@ from jaxseg import config as c
 def get_config() -> c.Config:
     """Return the settings that differ from the defaults in jaxseg/config/."""
     size = (16, 96, 96)
-    network = c.Model(widths=(12, 24, 48, 96, 128), norm="instance", activation="leaky_relu")
+    network = c.Model(widths=(16, 32, 64, 96, 128), norm="instance", activation="leaky_relu")
     return c.Config(
         dataset=c.Dataset(name="lgg_mri"),
         split=c.Split(fractions=(0.7, 0.1, 0.2)),
