@@ -123,6 +123,9 @@ class Input:
     spacing_mm: tuple[float, ...] = ()  # patches: of the training grid; (): each scan's own voxels
     crop_to_head: bool = False  # slices: cut the head's bounding box out first
     tumour_fraction: float = 0.5  # share drawn from slices with tumour, or with it in the centre
+    # Who changes the training samples at random: host, device, or auto: the host on a CPU, else
+    # the device. Patches of volumes: the device.
+    augment_on: str = "auto"
     num_workers: int = 0  # loader processes; 0: threads of this process
     num_threads: int = 2  # loader threads (per process)
 
@@ -136,6 +139,9 @@ class Input:
         rule = "give three positive numbers (slice distance, row, column) or (), for patches only"
         check("spacing_mm", spacing == () or known, rule)
         check.fractions("tumour_fraction")
+        check.choice("augment_on", "auto", "host", "device")
+        fits = len(size) == 2 or self.augment_on != "host"
+        check("augment_on", fits, "patches of volumes are changed on the device; leave it auto")
         check.at_least(0, "num_workers", "num_threads")
 
 

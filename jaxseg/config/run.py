@@ -53,6 +53,9 @@ class Config:
             raise UserError(f"config.seed={self.seed}: must lie in 0..2^31-1")
         if self.profile and (len(self.profile) != 2 or not 0 < self.profile[0] <= self.profile[1]):
             raise UserError(f"config.profile={self.profile}: give (first, last) step, from 1 on")
+        cubic = self.augment.cubic and self.input.augment_on == "device"
+        rule = "the device samples linearly; give input.augment_on=host"
+        Check("augment", self.augment)("cubic", not cubic, rule)
         self._check_network_fits()
 
     def _check_network_fits(self):

@@ -37,6 +37,7 @@ def training_loader(
     start_step: int,
     process: int,
     num_processes: int,
+    finish: Callable[[Batch], Batch] | None = None,
 ) -> Iterator[Batch]:
     """Iterate over this process's part of the batches from start_step on.
 
@@ -45,12 +46,14 @@ def training_loader(
         load: a sample of the order and a generator of its own to what a batch holds.
         config: uses seed, input and train.batch_size (global).
         start_step, process, num_processes: as `samples.training_batches` takes them.
+        finish: of a batch, what is done for all its samples at once; None: nothing.
     """
     local_batch = config.train.batch_size // num_processes
     # Parts are taken after the random map, so neither order nor augmentation depends on them:
     # the process's rows of the global batch, in their order.
     batches = order.seed(config.seed + 2).random_map(load).batch(local_batch)
     batches = batches[process::num_processes][start_step:]
+    batches = batches.map(finish) if finish else batches
     return in_background(batches, config.input.num_threads, config.input.num_workers)
 
 

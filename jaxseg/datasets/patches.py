@@ -33,7 +33,7 @@ def patch_batches(
 
     Yields:
         What `transforms.augment.augment_one` takes, with a leading axis: `image` as stored,
-        `mask` uint8, `stats` float32 [b, C, 4], `matrix` and the other numbers.
+        `mask` uint8, `stats` float32 [b, C, 4], `outside` [b, C], `matrix` and the other numbers.
     """
     source = prepared.source()
     shape = source_shape(patients, config)
@@ -122,7 +122,7 @@ def read_patch(
     linear = draws.draw_movement(rng, spacing, config.augment)
     linear = native_per_training(patient, config)[:, None] * linear
     nodes = draws.draw_elastic(rng, size, config.augment)
-    changes = draws.draw_intensity(rng, size, spacing, num_channels, config.augment)
+    changes = draws.draw_intensity(rng, spacing, num_channels, config.augment)
     reach = np.abs(linear) @ ((size - 1) / 2 + np.abs(nodes).max((1, 2, 3)))
     low = np.floor(centre - reach).astype(int)
     matrix = np.hstack([linear, (centre - linear @ ((size - 1) / 2) - low)[:, None]])
@@ -135,9 +135,9 @@ def read_patch(
 def read_padded(
     source: Records, patient: Patient, low: np.ndarray, high: np.ndarray, shape: tuple[int, ...]
 ) -> Batch:
-    """Return `image` [*shape, C], `mask` [*shape, K] and `stats`, from `low` on up to `high`.
+    """Return `image` [*shape, C], `mask` [*shape, K], `stats`, `outside`, from `low` to `high`.
 
-    What is not read is as dark as the scan's darkest, without tumour.
+    What is not read is as dark as the scan's darkest, normalised `outside`, without tumour.
     """
     here, where = windows.meet(low, high - low, patient.shape)
     box = source.box(patient, [s.start for s in here], [s.stop for s in here])
@@ -145,7 +145,8 @@ def read_padded(
     image[...] = darkest(box["stats"], image.dtype)
     mask = np.zeros((*shape, box["mask"].shape[-1]), np.uint8)
     image[where], mask[where] = box["image"], box["mask"]
-    return {"image": image, "mask": mask, "stats": box["stats"]}
+    outside = outside_level(box["stats"])
+    return {"image": image, "mask": mask, "stats": box["stats"], "outside": outside}
 
 
 def evaluation_patches(

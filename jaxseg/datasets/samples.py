@@ -15,6 +15,7 @@ from jaxseg.datasets.index import Patient
 from jaxseg.datasets.loaders import EPOCHS, Batch, evaluation_loader, training_loader
 from jaxseg.datasets.patches import evaluation_patches, patch_batches
 from jaxseg.datasets.prepared import Prepared
+from jaxseg.datasets.raw_slices import raw_slice_batches
 from jaxseg.imaging.augment import augment_slice
 from jaxseg.imaging.geometry import prepare_slice
 
@@ -66,6 +67,7 @@ def training_batches(
     start_step: int,
     process: int = 0,
     num_processes: int = 1,
+    raw: bool = False,
 ) -> Iterator[Batch]:
     """Yield this process's part of the batches from start_step on, without end.
 
@@ -75,10 +77,11 @@ def training_batches(
         config: uses input, augment, seed and train.batch_size (global).
         start_step: number of batches already consumed.
         process, num_processes: which part of every batch.
+        raw: slices as stored, for the device to change; volumes always are.
 
     Yields:
-        image float32 [b, h, w, C] and mask uint8 [b, h, w, K], b = batch_size / processes; of
-        volumes see `patches.patch_batches`.
+        image float32 [b, h, w, C] and mask uint8 [b, h, w, K], b = batch_size / processes; raw
+        ones as `raw_slices.raw_slice_batches` says, of volumes as `patches.patch_batches`.
 
     Raises:
         TrainingFailed: while iterating; a record cannot be read, or a loader process died.
@@ -86,13 +89,16 @@ def training_batches(
     size, crop = config.input.image_size, config.input.crop_to_head
     if len(size) == 3:
         return patch_batches(prepared, patients, config, start_step, process, num_processes)
+    order = sample_order(patients, config.input.tumour_fraction, config.seed)
+    if raw:
+        part = process, num_processes
+        return raw_slice_batches(prepared, patients, order, config, start_step, *part)
     source = prepared.source()
 
     def load(sample: Sample, rng: np.random.Generator) -> Batch:
         (record,) = source.run(patients[sample.patient], sample.first, sample.depth)
         return augment_slice(record, rng, size, crop, config.augment)
 
-    order = sample_order(patients, config.input.tumour_fraction, config.seed)
     return training_loader(order, load, config, start_step, process, num_processes)
 
 

@@ -7,9 +7,7 @@ used or not, so a slice depends on its generator and the settings alone.
 import numpy as np
 
 from jaxseg.config import Augment
-from jaxseg.imaging import geometry, intensity
-from jaxseg.imaging.augment_contrast import random_intensity
-from jaxseg.imaging.augment_shape import random_geometry
+from jaxseg.imaging import augment_contrast, augment_shape, geometry, intensity, slice_draws
 
 
 def augment_slice(
@@ -32,8 +30,17 @@ def augment_slice(
         "image" [h, w, C] float32 and "mask" [h, w, 1] uint8 {0, 1}; exactly those of
         `geometry.prepare_slice` when every probability is 0.
     """
-    matrix = geometry.record_matrix(record, image_size, crop_to_head)
-    where = random_geometry(matrix, rng, image_size, config)
+    channels = record["image"].shape[-1]
+    uniform = rng.random(slice_draws.count(image_size, channels, config))
+    numbers = slice_draws.draw(uniform, image_size, channels, config)
+    where = geometry.record_matrix(record, image_size, crop_to_head)
+    where = augment_shape.moved_matrix(where, numbers, image_size)
+    if numbers["nodes"].any():
+        spacing = config.elastic_smoothness * max(image_size)
+        where = augment_shape.bent(where, numbers["nodes"], image_size, spacing)
     moved = geometry.warp_record(record, where, image_size, config.cubic)
     dark = intensity.dark_level(record["stats"])
-    return {"image": random_intensity(moved["image"], rng, dark, config), "mask": moved["mask"]}
+    image = augment_contrast.change_intensity(moved["image"], numbers, dark)
+    if numbers["noise_std"] > 0:  # last: only it draws more
+        image = augment_contrast.noise(image, numbers["noise_std"], rng)
+    return {"image": image, "mask": moved["mask"]}

@@ -1,49 +1,40 @@
-"""Random changes."""
+"""The intensities of a slice."""
 
 import functools
 import statistics
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
 
-from jaxseg.config import Augment
 from jaxseg.imaging import geometry
 from jaxseg.imaging.augment_shape import smooth_field
 
 
-def random_intensity(
-    image: np.ndarray, rng: np.random.Generator, dark: np.ndarray, config: Augment
+def change_intensity(
+    image: np.ndarray, numbers: Mapping[str, np.ndarray], dark: np.ndarray
 ) -> np.ndarray:
-    """Draw changes of the intensities and apply them.
+    """Apply all changes but noise; what changes nothing is left out.
 
     Args:
         image: [h, w, C] float32, normalised.
-        rng: source of chance.
+        numbers: from `draws.intensity`.
         dark: [C] float32, the normalised value of intensity 0.
-        config: probabilities and ranges.
 
     Returns:
         [h, w, C] float32.
     """
-    c, channels = config, image.shape[-1]
-    factors = rng.uniform(*c.contrast_range, channels)
-    shifts = rng.uniform(-1, 1, channels) * c.brightness_shift
-    exponents = rng.uniform(*c.gamma_range, channels)
-    nodes, strength = rng.uniform(-1, 1, (4, 4)), rng.uniform(0, 1) * c.bias_field_strength
-    sigma_pixels = rng.uniform(*c.blur_sigma_pixels)
-    resolution = rng.uniform(*c.low_resolution_range)
-    noise_std = rng.uniform(0, 1) * c.noise_std
+    n, strength = numbers, float(numbers["gain_strength"])
     steps = (
-        (c.contrast_probability, lambda x: contrast(x, factors)),
-        (c.brightness_probability, lambda x: brightness(x, shifts)),
-        (c.gamma_probability, lambda x: gamma(x, exponents)),
-        (c.bias_field_probability, lambda x: bias_field(x, nodes, strength, dark)),
-        (c.blur_probability, lambda x: blur(x, sigma_pixels)),
-        (c.low_resolution_probability, lambda x: low_resolution(x, resolution)),
-        (c.noise_probability, lambda x: noise(x, noise_std, rng)),  # last: only it draws more
+        (n["factors"] != 1, lambda x: contrast(x, n["factors"])),
+        (n["shifts"] != 0, lambda x: brightness(x, n["shifts"])),
+        (n["exponents"] != 1, lambda x: gamma(x, n["exponents"])),
+        (strength > 0, lambda x: bias_field(x, n["gain_nodes"], strength, dark)),
+        (n["sigma_voxels"] > 0, lambda x: blur(x, float(n["sigma_voxels"]))),
+        (n["resolution"] < 1, lambda x: low_resolution(x, float(n["resolution"]))),
     )
-    for chance, (probability, change) in zip(rng.random(len(steps)), steps, strict=True):
-        if chance < probability:
+    for happens, change in steps:
+        if np.any(happens):
             image = change(image)
     return image
 

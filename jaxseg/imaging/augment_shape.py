@@ -1,73 +1,78 @@
-"""Random changes."""
+"""The place of a slice: movements and elastic displacements."""
 
 import functools
 import math
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
 
-from jaxseg.config import Augment
 from jaxseg.imaging import geometry
 
 
-def random_geometry(
-    matrix: np.ndarray, rng: np.random.Generator, image_size: tuple[int, int], config: Augment
+def moved_matrix(
+    matrix: np.ndarray, numbers: Mapping[str, np.ndarray], image_size: tuple[int, int]
 ) -> np.ndarray:
-    """Draw a movement on the training grid and put it before the fit.
+    """Return where to sample: the movement on the training grid, put before the fit.
 
     Args:
         matrix: [2, 3] from `geometry.fit_matrix`.
-        rng: source of chance.
+        numbers: from `slice_draws.draw`.
         image_size: (h, w) of the training grid.
-        config: probabilities and ranges.
 
     Returns:
-        Where to sample: a [2, 3] matrix, or a [h, w, 2] map if the movement is elastic.
+        [2, 3] float64; where leading axes hold many slices, [..., 2, 3].
     """
-    side = max(image_size)
-    spacing = config.elastic_smoothness * side
-    degrees = rng.uniform(-1, 1) * config.rotation_degrees
-    scale = rng.uniform(*config.scale_range)
-    shift = rng.uniform(-1, 1, 2) * config.translation_fraction * side
-    nodes = rng.uniform(-1, 1, (2, *node_grid(image_size, spacing)))
-    flipped, turned, scaled, shifted, elastic = rng.random(5) < (
-        config.flip_probability,
-        config.rotation_probability,
-        config.scale_probability,
-        config.translation_probability,
-        config.elastic_probability,
-    )
-    moved = movement(
-        image_size, flipped, degrees * turned, scale if scaled else 1.0, shift * shifted
-    )
-    matrix = geometry.compose(matrix, moved)
-    if not elastic:
-        return matrix
-    nodes *= config.elastic_amplitude * side
+    names = ("flipped", "degrees", "scale", "shift")
+    moved = movement(image_size, *(numbers[name] for name in names))
+    return geometry.compose(matrix, moved)
+
+
+def bent(
+    matrix: np.ndarray, nodes: np.ndarray, image_size: tuple[int, int], spacing: float
+) -> np.ndarray:
+    """Return where to sample with an elastic displacement before the matrix, [h, w, 2] float32.
+
+    Args:
+        matrix: [2, 3] from `moved_matrix`.
+        nodes: [2, ny, nx] (x, y) in training pixels, as `node_grid` says.
+        image_size: (h, w) of the training grid.
+        spacing: training pixels between neighbouring nodes.
+    """
     displacement = np.stack([smooth_field(n, image_size, spacing) for n in nodes])
     return geometry.dense_map(matrix, image_size, displacement)
 
 
 def movement(
-    image_size: tuple[int, int], flip: bool, degrees: float, scale: float, shift: np.ndarray
+    image_size: tuple[int, int],
+    flip: np.ndarray,
+    degrees: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
 ) -> np.ndarray:
     """Return the matrix from the moved image's pixels back to the unmoved one's.
 
     Args:
         image_size: (h, w) of the grid; flip, rotation and scaling leave its centre in place.
-        flip: left becomes right, before the rest.
-        degrees: counter-clockwise as displayed (rows downwards).
-        scale: above 1 magnifies.
-        shift: (x, y) in pixels, right and down, after the rest.
+        flip: [...] bool, left becomes right, before the rest.
+        degrees: [...], counter-clockwise as displayed (rows downwards).
+        scale: [...], above 1 magnifies.
+        shift: [..., 2], (x, y) in pixels, right and down, after the rest.
 
     Returns:
-        [2, 3] float64, moved (x, y, 1) to unmoved (x, y).
+        [..., 2, 3] float64, moved (x, y, 1) to unmoved (x, y).
     """
     centre = (np.array(image_size[::-1]) - 1) / 2
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    mirror = np.diag([-1.0 if flip else 1.0, 1.0])
-    linear = mirror @ np.array([[cos, -sin], [sin, cos]]) / scale
-    return np.hstack([linear, (centre - linear @ (centre + shift))[:, None]])
+    # Not NumPy's cosine, whose last digit depends on the processor.
+    cos, sin = (
+        np.reshape([of(math.radians(d)) for d in np.ravel(degrees)], np.shape(degrees))
+        for of in (math.cos, math.sin)
+    )
+    mirror = np.where(flip, -1.0, 1.0)
+    linear = np.stack([mirror * cos, -mirror * sin, sin, cos], -1)
+    linear = linear.reshape(*linear.shape[:-1], 2, 2) / np.asarray(scale)[..., None, None]
+    offset = centre - (linear @ (centre + shift)[..., None])[..., 0]
+    return np.concatenate([linear, offset[..., None]], axis=-1)
 
 
 def node_grid(image_size: tuple[int, int], spacing: float) -> tuple[int, int]:

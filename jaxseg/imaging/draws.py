@@ -1,11 +1,11 @@
-"""The numbers of one random change of a patch, drawn on the host, applied on the device.
+"""The numbers of one random change of a sample, drawn on the host.
 
 They are drawn in one fixed order, used or not, so a sample depends on its generator, its place
-and the settings alone. `transforms.augment` applies them; what does not happen has numbers that
-change nothing, so that all samples of a batch go through one program.
+and the settings alone. `transforms.augment` applies them on the device, those of a slice
+`imaging.augment` on the host; what does not happen has numbers that change nothing, so that all
+samples of a batch go through one program.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ import numpy as np
 
 from jaxseg.config import Augment
 from jaxseg.imaging.augment_shape import node_grid
-from jaxseg.imaging.resample import averaging, interpolating
 
 THICK = 3.0  # an axis whose voxels are longer than so many of the shortest is not turned into
 _GAIN_NODES = 4
+_CHANGES = 7  # of the intensities
 _BETWEEN = 1.01  # the largest extent may lie between the angles tried
 
 
@@ -102,29 +102,49 @@ def draw_elastic(rng: np.random.Generator, shape: Sequence[int], config: Augment
 
 
 def draw_intensity(
-    rng: np.random.Generator,
-    shape: Sequence[int],
-    spacing_mm: Sequence[float],
-    channels: int,
-    config: Augment,
+    rng: np.random.Generator, spacing_mm: Sequence[float], channels: int, config: Augment
 ) -> dict[str, np.ndarray]:
-    """Draw the changes of the intensities.
+    """Draw the changes of a patch's intensities.
 
     Returns:
-        float32 `factors`, `shifts`, `exponents` [C], `gain_nodes` [4, ...] of rank n,
-        `gain_strength`, `smooth_0` [S, S] and so on for each axis, `noise_std`; uint32
-        `noise_seed`.
+        What `intensity` returns, float32, but `sigma_voxels` and `resolution` for each axis [n],
+        and `noise_seed` uint32.
     """
-    c, rank = config, len(shape)
-    factors = rng.uniform(*c.contrast_range, channels)
-    shifts = rng.uniform(-1, 1, channels) * c.brightness_shift
-    exponents = rng.uniform(*c.gamma_range, channels)
-    gain_nodes = rng.uniform(-1, 1, (_GAIN_NODES,) * rank)
-    strength = rng.uniform() * c.bias_field_strength
-    sigma_voxels = rng.uniform(*c.blur_sigma_pixels)
-    resolution = rng.uniform(*c.low_resolution_range)
-    noise_std, seed = rng.uniform() * c.noise_std, rng.integers(2**32)
-    happens = rng.random(7) < (
+    rank = len(spacing_mm)
+    count = intensity_count(channels, rank) - _CHANGES
+    drawn, seed = rng.random(count), rng.integers(2**32)
+    numbers = intensity(np.append(drawn, rng.random(_CHANGES)), channels, rank, config)
+    thick = thick_axes(spacing_mm, config)
+    numbers["sigma_voxels"] = np.where(thick, 0, numbers["sigma_voxels"])
+    numbers["resolution"] = np.where(thick, 1, numbers["resolution"])
+    as_float = {name: np.asarray(value, np.float32) for name, value in numbers.items()}
+    return as_float | {"noise_seed": np.uint32(seed)}
+
+
+def intensity_count(channels: int, rank: int) -> int:
+    """Return how many numbers `intensity` takes."""
+    return 3 * channels + _GAIN_NODES**rank + 4 + _CHANGES
+
+
+def intensity(
+    uniform: np.ndarray, channels: int, rank: int, config: Augment
+) -> dict[str, np.ndarray]:
+    """Make the changes of the intensities of numbers drawn from 0..1.
+
+    Args:
+        uniform: [..., `intensity_count`] float64.
+        channels: of the image.
+        rank: of its space.
+        config: probabilities and ranges.
+
+    Returns:
+        float64 `factors`, `shifts`, `exponents` [..., C], `gain_nodes` [..., 4, ...] of that rank,
+        `gain_strength`, `sigma_voxels` (0: no blur), `resolution` (1: as it is), `noise_std` [...].
+    """
+    c = config
+    sizes = (channels, channels, channels, _GAIN_NODES**rank, 1, 1, 1, 1, _CHANGES)
+    parts = split(uniform, sizes)
+    happens = parts[-1] < (
         c.contrast_probability,
         c.brightness_probability,
         c.gamma_probability,
@@ -133,49 +153,27 @@ def draw_intensity(
         c.low_resolution_probability,
         c.noise_probability,
     )
-    thick = thick_axes(spacing_mm, config)
-    smooth = {
-        f"smooth_{axis}": smoothing(
-            size,
-            sigma_voxels if happens[4] and not thick[axis] else 0.0,
-            resolution if happens[5] and not thick[axis] else 1.0,
-        )
-        for axis, size in enumerate(shape)
+    strength, sigma_voxels, resolution, noise_std = (part[..., 0] for part in parts[4:8])
+    nodes = between(parts[3], -1, 1)
+    return {
+        "factors": np.where(happens[..., :1], between(parts[0], *c.contrast_range), 1),
+        "shifts": np.where(happens[..., 1:2], between(parts[1], -1, 1) * c.brightness_shift, 0),
+        "exponents": np.where(happens[..., 2:3], between(parts[2], *c.gamma_range), 1),
+        "gain_nodes": nodes.reshape(*nodes.shape[:-1], *(_GAIN_NODES,) * rank),
+        "gain_strength": strength * c.bias_field_strength * happens[..., 3],
+        "sigma_voxels": between(sigma_voxels, *c.blur_sigma_pixels) * happens[..., 4],
+        "resolution": np.where(happens[..., 5], between(resolution, *c.low_resolution_range), 1),
+        "noise_std": noise_std * c.noise_std * happens[..., 6],
     }
-    numbers = {
-        "factors": np.where(happens[0], factors, 1),
-        "shifts": np.where(happens[1], shifts, 0),
-        "exponents": np.where(happens[2], exponents, 1),
-        "gain_nodes": gain_nodes,
-        "gain_strength": strength * happens[3],
-        "noise_std": noise_std * happens[6],
-    }
-    as_float = {name: np.asarray(value, np.float32) for name, value in numbers.items()}
-    return as_float | smooth | {"noise_seed": np.uint32(seed)}
 
 
-def smoothing(size: int, sigma_voxels: float, resolution: float) -> np.ndarray:
-    """Return the matrix [size, size] float32 that blurs a line and lowers its resolution.
-
-    Args:
-        size: of the line.
-        sigma_voxels: of the Gaussian; 0: none.
-        resolution: share (0..1) of the voxels it is averaged down to, then interpolated up; 1:
-            none.
-    """
-    if sigma_voxels == 0 and resolution == 1:
-        return _identity(size)
-    matrix = np.eye(size)
-    if sigma_voxels:
-        offsets = np.arange(size) - np.arange(size)[:, None]
-        weights = np.exp(-0.5 * (offsets / sigma_voxels) ** 2)
-        matrix = weights / weights.sum(1, keepdims=True)
-    small = max(round(size * resolution), 1)
-    if small < size:
-        matrix = interpolating(small, size) @ (averaging(size, small) @ matrix)
-    return matrix.astype(np.float32)
+def between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return numbers of low..high for those of 0..1, the same as `Generator.uniform` gives."""
+    return low + (high - low) * uniform
 
 
-@functools.lru_cache(maxsize=16)
-def _identity(size: int) -> np.ndarray:
-    return np.eye(size, dtype=np.float32)
+def split(uniform: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Return the parts of the last axis, of so many numbers each, which are all."""
+    ends = list(itertools.accumulate(sizes))
+    assert uniform.shape[-1] == ends[-1], (uniform.shape, sizes)
+    return [uniform[..., end - size : end] for size, end in zip(sizes, ends, strict=True)]

@@ -18,6 +18,7 @@ cv2.setNumThreads(1)
 
 # A pixel whose centre lies just on the edge of the training grid is inside, whatever the rounding.
 EDGE = 1e-4  # training pixels
+_ROUNDING = 1e-6  # pixels, of a step
 _MOST_CHANNELS = 4  # OpenCV's border colour and area shrinking take no more at once
 
 
@@ -46,8 +47,11 @@ def fit_matrix(
 
 
 def compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """Return the [2, 3] matrix that applies inner first, then outer."""
-    return np.hstack([outer[:, :2] @ inner[:, :2], outer[:, :2] @ inner[:, 2:] + outer[:, 2:]])
+    """Return the [..., 2, 3] matrix that applies inner first, then outer."""
+    linear = outer[..., :2]
+    return np.concatenate(
+        [linear @ inner[..., :2], linear @ inner[..., 2:] + outer[..., 2:]], axis=-1
+    )
 
 
 def dense_map(
@@ -200,10 +204,25 @@ def _sample(image, where, size, interpolation, border, mode=cv2.BORDER_CONSTANT)
     return by_channels(sample, image, border)
 
 
+def block_sides(where: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Return the sides of the blocks that `warp` averages before it samples; 1: none.
+
+    Args:
+        where: [..., 2, 3] matrices.
+        size: (H, W) of the image, [..., 2].
+
+    Returns:
+        [..., 2] float64, rows and columns, in pixels.
+    """
+    step = np.sqrt(np.abs(np.linalg.det(where[..., :2]))) + _ROUNDING
+    blocks = np.where(step > 2 + 2 * _ROUNDING, np.floor(step), 1)[..., None]
+    return size / np.ceil(size / blocks)
+
+
 def _shrink(image: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Average blocks of n x n pixels when `where` steps more than 2 pixels at a time."""
-    step = _step(where) + 1e-6
-    if step <= 2 + 2e-6:
+    step = _step(where) + _ROUNDING
+    if step <= 2 + 2 * _ROUNDING:
         return image, where
     height, width = image.shape[:2]
     size = (-(-width // int(step)), -(-height // int(step)))  # rounded up

@@ -20,7 +20,7 @@ from jaxseg.runs.validation import Validation
 from jaxseg.training.control import should_stop
 from jaxseg.training.state import abstract_state, best_weights, new_state
 from jaxseg.training.steps import jit_observe, jit_train_step
-from jaxseg.transforms.augment import make_feed
+from jaxseg.transforms.augment import make_feed, on_device
 
 Splits = dict[str, tuple[Patient, ...]]
 
@@ -53,9 +53,8 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
         state = state or new_state(config, prepared.num_channels, mesh)
         # The only reads of the state that wait for the device; from here the host counts.
         step, stopped = int(state.step), should_stop(state.early_stop, config.early_stop)
-        batches = training_batches(
-            prepared, splits["train"], config, step, jax.process_index(), jax.process_count()
-        )
+        raw, process = on_device(config), (jax.process_index(), jax.process_count())
+        batches = training_batches(prepared, splits["train"], config, step, *process, raw)
         saved = step
         # Whenever we save, state.step == step == batches consumed, and plateau and early stop
         # have seen every evaluation up to it. Hence the order: step, evaluate, observe, save.

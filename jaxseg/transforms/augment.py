@@ -1,4 +1,4 @@
-"""Raw patches to training samples: one jitted program, a pure function of the drawn numbers."""
+"""Raw samples to training samples: one jitted program, a pure function of the drawn numbers."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxseg.config import Config
 from jaxseg.machine.sharding import split_batch, split_images, to_global
 from jaxseg.transforms import contrast, warp
+from jaxseg.transforms.smoothing import EXACT, along_axes, averaging, smoothing
 
 Batch = Mapping[str, jax.Array]
 
@@ -19,32 +20,51 @@ def augment_one(raw: Batch, shape: tuple[int, ...], elastic_spacing: float) -> d
     """Return one sample on the training grid.
 
     Args:
-        raw: `image` [*S, C] as scanned, `mask` [*S, K] of {0, 1}, and the numbers of
-            `imaging.draws`, `stats` [C, 4] among them.
+        raw: `image` [*S, C] as scanned, `mask` [*S, K] of {0, 1}, `stats` [C, 4], `outside` [C],
+            the normalised value of what lies outside of the scan, and the numbers of the change
+            (`datasets.patches`, `datasets.raw_slices`).
         shape: of the training grid, n sizes.
         elastic_spacing: training voxels between the nodes of the elastic displacement.
 
     Returns:
-        `image` [*shape, C] float32 and `mask` [*shape, K] uint8: each mask is sampled by itself,
-        linearly, and holds where at least half is inside. Outside of the source the image has
-        the scan's darkest value.
+        `image` [*shape, C] float32 and `mask` [*shape, K] uint8.
     """
-    stats, shape = raw["stats"], tuple(shape)
-    outside = contrast.outside_level(stats)
+    outside, shape = raw["outside"], tuple(shape)
     level = contrast.rows(outside, raw["image"])
-    image = contrast.normalise(raw["image"], stats) - level
-    both = jnp.concatenate([image, raw["mask"].astype(jnp.float32)], axis=-1)
+    image = contrast.normalise(raw["image"], raw["stats"]) - level  # outside is 0
     moved = warp.displace(raw["nodes"], shape, elastic_spacing)
-    where = warp.places(raw["matrix"], shape) + moved @ raw["matrix"][:, :-1].T
-    both = warp.sample(both, where)
-    image, mask = both[..., : image.shape[-1]] + level, both[..., image.shape[-1] :] >= 0.5
-    image = contrast.scale_and_shift(image, raw["factors"], raw["shifts"])
+    linear = raw["matrix"][:, :-1]
+    where = warp.places(raw["matrix"], shape) + jnp.matmul(moved, linear.T, precision=EXACT)
+    image, mask = _moved(image, raw["mask"], where, raw.get("block"))
+    image = contrast.scale_and_shift(image + level, raw["factors"], raw["shifts"])
     image = contrast.gamma(image, raw["exponents"])
     gain = warp.displace(raw["gain_nodes"][None], shape, max(shape))[..., 0]
     image = contrast.bias_field(image, gain, raw["gain_strength"], outside)
-    image = contrast.smooth(image, [raw[f"smooth_{axis}"] for axis in range(len(shape))])
+    widths = [jnp.broadcast_to(raw[n], len(shape)) for n in ("sigma_voxels", "resolution")]
+    image = along_axes(image, [smoothing(*line) for line in zip(shape, *widths, strict=True)])
     image = contrast.noise(image, raw["noise_seed"], raw["noise_std"])
-    return {"image": image, "mask": mask.astype(jnp.uint8)}
+    return {"image": image, "mask": mask}
+
+
+def _moved(
+    image: jax.Array, mask: jax.Array, where: jax.Array, block: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Sample an image linearly and its masks, 0 outside: of slices the nearest, as on the host.
+
+    In volumes, whose voxels differ in size, each mask is sampled by itself, linearly, and holds
+    where at least half is inside. An image to be shrunk is averaged first over blocks [n].
+    """
+    if len(where.shape) == 3:
+        mask = warp.nearest(mask, where)
+        if block is not None:
+            sizes = zip(image.shape, block, strict=False)
+            image = along_axes(image, [averaging(size, length) for size, length in sizes])
+            where = (where + 0.5) / block.reshape(1, 1, 2) - 0.5
+        return warp.sample(image, where), mask
+    channels = image.shape[-1]
+    both = jnp.concatenate([image, mask.astype(jnp.float32)], axis=-1)
+    both = warp.sample(both, where)
+    return both[..., :channels], (both[..., channels:] >= 0.5).astype(jnp.uint8)
 
 
 def augment(raw: Batch, *, config: Config) -> dict[str, jax.Array]:
@@ -56,13 +76,25 @@ def augment(raw: Batch, *, config: Config) -> dict[str, jax.Array]:
     return made | ({"stop": raw["stop"]} if "stop" in raw else {})
 
 
+def on_device(config: Config) -> bool:
+    """Return whether the device changes the samples, or the host does: `input.augment_on`.
+
+    Patches of volumes always come raw. `auto` leaves slices to the host where the host is the
+    device, and where they are sampled cubically.
+    """
+    if len(config.input.image_size) == 3:
+        return True
+    if config.input.augment_on == "auto":
+        return jax.default_backend() != "cpu" and not config.augment.cubic
+    return config.input.augment_on == "device"
+
+
 def make_feed(config: Config, mesh: Mesh) -> Callable[[Mapping[str, np.ndarray]], Batch]:
     """Return what takes a batch from the host to the devices, ready for the training step.
 
-    Slices come augmented from the host; patches of volumes are augmented here, by a program of
-    its own that runs ahead of the step.
+    Raw batches are changed by a program of its own, which runs ahead of the step.
     """
-    if len(config.input.image_size) == 2:
+    if not on_device(config):
         return lambda batch: to_global(batch, mesh)
     bound = jit_augment(config, mesh)
     return lambda batch: bound(place_raw(batch, mesh))

@@ -14,12 +14,6 @@ def normalise(image: jax.Array, stats: jax.Array) -> jax.Array:
     return (image - rows(mean, image)) / rows(std, image)
 
 
-def outside_level(stats: jax.Array) -> jax.Array:
-    """Return [C] float32, the normalised value of what lies outside of a scan: the darkest."""
-    low, _, mean, std = stats.T
-    return (low - mean) / std
-
-
 def scale_and_shift(image: jax.Array, factors: jax.Array, shifts: jax.Array) -> jax.Array:
     """Change contrast about 0, the mean of the head, then brightness; [C] each."""
     return image * rows(factors, image) + rows(shifts, image)
@@ -50,13 +44,6 @@ def bias_field(
     gain = 1 + field * (strength / jnp.maximum(jnp.abs(field).max(), 1e-6))
     dark = rows(dark, image)
     return (image - dark) * gain[..., None] + dark
-
-
-def smooth(image: jax.Array, matrices: list[jax.Array]) -> jax.Array:
-    """Blur, or lower the resolution: a [S, S] matrix along each axis, which the host made."""
-    for axis, matrix in enumerate(matrices):
-        image = jnp.moveaxis(jnp.tensordot(matrix, image, (1, axis)), 0, axis)
-    return image
 
 
 def noise(image: jax.Array, seed: jax.Array, std: jax.Array) -> jax.Array:

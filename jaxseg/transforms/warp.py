@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.imaging.augment_shape import spline_weights
+from jaxseg.transforms.smoothing import EXACT
 
 
 def places(matrix: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -40,7 +41,8 @@ def displace(nodes: jax.Array, shape: tuple[int, ...], spacing: float) -> jax.Ar
     field = jnp.moveaxis(nodes, 0, -1)
     for axis, size in enumerate(shape):
         weights = spline_weights(size, nodes.shape[1 + axis], spacing)
-        field = jnp.moveaxis(jnp.tensordot(weights, field, (1, axis)), 0, axis)
+        product = jnp.tensordot(weights, field, (1, axis), precision=EXACT)
+        field = jnp.moveaxis(product, 0, axis)
     return field
 
 
@@ -70,3 +72,15 @@ def sample(image: jax.Array, where: jax.Array) -> jax.Array:
             index = index * size[axis] + jnp.clip(at, 0, size[axis] - 1)
         total += weight[..., None] * jnp.take(rows, index, axis=0)
     return total
+
+
+def nearest(image: jax.Array, where: jax.Array) -> jax.Array:
+    """Take the nearest voxel; outside of the image is 0. As `sample`, of any dtype."""
+    *size, channels = image.shape
+    at = jnp.moveaxis(jnp.floor(where + 0.5).astype(jnp.int32), -1, 0)
+    index, inside = jnp.zeros(where.shape[:-1], jnp.int32), jnp.ones(where.shape[:-1], bool)
+    for place, length in zip(at, size, strict=True):
+        inside &= (place >= 0) & (place < length)
+        index = index * length + jnp.clip(place, 0, length - 1)
+    found = jnp.take(image.reshape(-1, channels), index, axis=0)
+    return jnp.where(inside[..., None], found, 0)

@@ -10,7 +10,14 @@ from scipy.stats import kurtosis
 
 from jaxseg.config import Augment
 from jaxseg.errors import UserError
-from jaxseg.imaging import augment, augment_contrast, augment_shape, geometry
+from jaxseg.imaging import (
+    augment,
+    augment_contrast,
+    augment_shape,
+    draws,
+    geometry,
+    slice_draws,
+)
 
 SIZE = (96, 128)
 PROBABILITIES = [f.name for f in dataclasses.fields(Augment) if f.name.endswith("_probability")]
@@ -41,6 +48,20 @@ def _augmented(seed, config, record=None, size=SIZE, crop=False):
     return augment.augment_slice(
         record or _record(), np.random.default_rng(seed), size, crop, config
     )
+
+
+def _random_geometry(matrix, rng, size, config):
+    numbers = slice_draws.draw(rng.random(slice_draws.count(size, 3, config)), size, 3, config)
+    where = augment_shape.moved_matrix(matrix, numbers, size)
+    if not numbers["nodes"].any():
+        return where
+    return augment_shape.bent(where, numbers["nodes"], size, config.elastic_smoothness * max(size))
+
+
+def _random_intensity(image, rng, dark, config):
+    uniform = rng.random(draws.intensity_count(image.shape[-1], 2))
+    numbers = draws.intensity(uniform, image.shape[-1], 2, config)
+    return augment_contrast.change_intensity(image, numbers, dark)
 
 
 def _centre_goes_to(where):
@@ -113,7 +134,7 @@ def test_switching_one_change_off_leaves_the_others_numbers():
     """The numbers do not depend on what is on: the centre moves alike with and without the rest."""
     matrix = geometry.fit_matrix(SIZE, SIZE)
     alone, beside = (
-        augment_shape.random_geometry(matrix, np.random.default_rng(7), SIZE, _only(*names))
+        _random_geometry(matrix, np.random.default_rng(7), SIZE, _only(*names))
         for names in (("translation",), GEOMETRY[:-1])
     )
     np.testing.assert_allclose(_centre_goes_to(alone), _centre_goes_to(beside), atol=1e-9)
@@ -129,9 +150,7 @@ def test_probability_is_a_share_of_the_slices():
     config = _only(flip_probability=0.3)
     matrix = geometry.fit_matrix(SIZE, SIZE)
     rng = np.random.default_rng(0)
-    draws = [
-        augment_shape.random_geometry(matrix, rng, SIZE, config)[0, 0] < 0 for _ in range(2000)
-    ]
+    draws = [_random_geometry(matrix, rng, SIZE, config)[0, 0] < 0 for _ in range(2000)]
     assert abs(np.mean(draws) - 0.3) < 0.04  # four standard deviations
 
 
@@ -179,7 +198,7 @@ def test_ranges_are_respected_and_used():
         *GEOMETRY[1:4], rotation_degrees=20.0, scale_range=(0.8, 1.1), translation_fraction=0.1
     )
     matrix, rng = geometry.fit_matrix(SIZE, SIZE), np.random.default_rng(0)
-    drawn = np.array([augment_shape.random_geometry(matrix, rng, SIZE, config) for _ in range(500)])
+    drawn = np.array([_random_geometry(matrix, rng, SIZE, config) for _ in range(500)])
     linear = drawn[..., :2]
     scale = 1 / np.sqrt(np.linalg.det(linear))
     degrees = np.degrees(np.arctan2(linear[:, 1, 0], linear[:, 0, 0]))
@@ -212,7 +231,7 @@ def test_smooth_field_partition_and_ramp():
 def test_the_strongest_elastic_field_does_not_fold(seed):
     config = _only("elastic", elastic_amplitude=0.025, elastic_smoothness=0.1)
     matrix = geometry.fit_matrix(SIZE, SIZE)
-    where = augment_shape.random_geometry(matrix, np.random.default_rng(seed), SIZE, config)
+    where = _random_geometry(matrix, np.random.default_rng(seed), SIZE, config)
     still = np.moveaxis(np.indices(SIZE)[::-1], 0, -1)
     assert 0.3 < np.abs(where - still).max() <= 0.025 * 128
     along_x, along_y = np.diff(where, axis=1)[:-1], np.diff(where, axis=0)[:, :-1]
@@ -307,9 +326,9 @@ def test_drawn_intensities_stay_in_their_ranges(seed):
     """A plain image shows the drawn number: contrast of 1, brightness of 0."""
     ones, dark = np.ones((8, 8, 3), np.float32), np.zeros(3, np.float32)
     rng = np.random.default_rng(seed)
-    factors = augment_contrast.random_intensity(ones, rng, dark, _only("contrast"))
+    factors = _random_intensity(ones, rng, dark, _only("contrast"))
     assert (factors >= 0.75).all() and (factors <= 1.25).all()
-    shifts = augment_contrast.random_intensity(0 * ones, rng, dark, _only("brightness"))
+    shifts = _random_intensity(0 * ones, rng, dark, _only("brightness"))
     assert (np.abs(shifts) <= 0.2).all() and len(np.unique(shifts)) == 3
-    gain = augment_contrast.random_intensity(ones, rng, dark, _only("bias_field"))
+    gain = _random_intensity(ones, rng, dark, _only("bias_field"))
     assert (np.abs(gain - 1) <= 0.3 + 1e-5).all()

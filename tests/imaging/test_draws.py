@@ -22,11 +22,10 @@ def test_without_any_change_all_numbers_are_neutral():
     config, shape = Augment(**NOTHING), (4, 6, 8)
     np.testing.assert_array_equal(draws.draw_movement(rng(), ISOTROPIC, config), np.eye(3))
     assert not draws.draw_elastic(rng(), shape, config).any()
-    found = draws.draw_intensity(rng(), shape, ISOTROPIC, 2, config)
+    found = draws.draw_intensity(rng(), ISOTROPIC, 2, config)
     assert (found["factors"] == 1).all() and (found["exponents"] == 1).all()
     assert not found["shifts"].any() and not found["gain_strength"] and not found["noise_std"]
-    for axis, size in enumerate(shape):
-        np.testing.assert_array_equal(found[f"smooth_{axis}"], np.eye(size))
+    assert not found["sigma_voxels"].any() and (found["resolution"] == 1).all()
 
 
 def test_a_quarter_turn_in_each_plane():
@@ -54,9 +53,9 @@ def test_thick_slices_are_not_turned_into():
     np.testing.assert_array_equal(matrix[0], [1, 0, 0])
     np.testing.assert_array_equal(matrix[:, 0], [1, 0, 0])
     assert abs(matrix[1, 2]) > 0.5
-    found = draws.draw_intensity(rng(), (4, 6, 8), THICK, 1, Augment(**ALWAYS))
-    np.testing.assert_array_equal(found["smooth_0"], np.eye(4))
-    assert np.abs(found["smooth_1"] - np.eye(6)).max() > 0.1
+    found = draws.draw_intensity(rng(), THICK, 1, Augment(**ALWAYS))
+    assert (found["sigma_voxels"] > 0).tolist() == [False, True, True]
+    assert (found["resolution"] < 1).tolist() == [False, True, True]
 
 
 def test_left_and_right_are_mirrored_alone_unless_asked():
@@ -86,19 +85,12 @@ def test_no_drawn_patch_is_larger_than_the_largest_extent(spacing):
         assert (spans <= bound + 1e-9).all()
 
 
-def test_smoothing_keeps_a_constant_and_the_mean_of_the_middle():
-    for sigma, resolution in ((0.9, 1.0), (0.0, 0.6), (0.7, 0.5)):
-        matrix = draws.smoothing(20, sigma, resolution)
-        np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-5)
-        assert matrix.dtype == np.float32 and (matrix >= 0).all()
-
-
 def test_the_same_generator_gives_the_same_numbers_whatever_happens():
     """A changed probability must not change what else is drawn."""
-    one = draws.draw_intensity(rng(3), (4, 4, 4), ISOTROPIC, 2, Augment(**ALWAYS))
+    one = draws.draw_intensity(rng(3), ISOTROPIC, 2, Augment(**ALWAYS))
     other = draws.draw_intensity(
-        rng(3), (4, 4, 4), ISOTROPIC, 2, Augment(**ALWAYS | {"gamma_probability": 0.0})
+        rng(3), ISOTROPIC, 2, Augment(**ALWAYS | {"gamma_probability": 0.0})
     )
-    for name in ("factors", "shifts", "gain_nodes", "noise_std", "noise_seed", "smooth_1"):
+    for name in ("factors", "shifts", "gain_nodes", "noise_std", "noise_seed", "resolution"):
         np.testing.assert_array_equal(one[name], other[name])
     assert (other["exponents"] == 1).all()

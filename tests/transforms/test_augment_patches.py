@@ -10,6 +10,7 @@ from jaxseg.config import Augment, Config, Input, Model
 from jaxseg.config import Mesh as MeshConfig
 from jaxseg.imaging import draws, intensity
 from jaxseg.machine.sharding import make_mesh
+from jaxseg.transforms import smoothing
 from jaxseg.transforms.augment import augment_one, make_feed
 
 NOTHING = Augment(**{n: 0.0 for n in vars(Augment()) if n.endswith("_probability")})
@@ -25,9 +26,10 @@ def neutral(size, seed=0):
         "image": rng.integers(-30, 220, (*size, 2)).astype(np.int16),
         "mask": (rng.random((*size, 3)) < 0.3).astype(np.uint8),
         "stats": STATS,
+        "outside": intensity.outside_level(STATS),
         "matrix": np.eye(rank, rank + 1, dtype=np.float32),
         "nodes": elastic,
-    } | draws.draw_intensity(rng, size, (1.0,) * rank, 2, NOTHING)
+    } | draws.draw_intensity(rng, (1.0,) * rank, 2, NOTHING)
 
 
 def applied(raw, size=None):
@@ -77,6 +79,7 @@ def test_image_and_masks_move_together():
         "nodes": draws.draw_elastic(rng, size, config),
     }
     raw["stats"] = np.array([[0, 100, 50, 50]] * 2, np.float32)
+    raw["outside"] = intensity.outside_level(raw["stats"])
     linear = draws.draw_movement(rng, SPACING, config)
     offset = 11.5 - linear @ np.full(3, 11.5)
     raw["matrix"] = np.hstack([linear, offset[:, None]]).astype(np.float32)
@@ -113,17 +116,18 @@ def test_a_gain_leaves_what_is_dark_and_reaches_its_strength():
 
 
 def test_each_axis_is_smoothed_by_its_own_matrix():
-    matrices = [draws.smoothing(n, 0.8, 1.0) for n in SIZE]
-    for axis in range(3):
-        _, found, same = changed({f"smooth_{axis}": matrices[axis]})
-        expected = np.moveaxis(np.tensordot(matrices[axis], same, (1, axis)), 0, axis)
+    for axis, size in enumerate(SIZE):
+        sigma = 0.8 * (np.arange(3) == axis).astype(np.float32)
+        _, found, same = changed({"sigma_voxels": sigma})
+        matrix = np.asarray(smoothing.blur(size, 0.8))
+        expected = np.moveaxis(np.tensordot(matrix, same, (1, axis)), 0, axis)
         assert np.abs(expected - same).max() > 0.1
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_noise_comes_last_and_from_the_samples_own_seed():
     size = (16, 16, 16)
-    blur = {f"smooth_{axis}": draws.smoothing(16, 3.0, 1.0) for axis in range(3)}
+    blur = {"sigma_voxels": np.full(3, 1.5, np.float32)}
     noise = [{"noise_std": np.float32(0.5), "noise_seed": np.uint32(n)} for n in (1, 2)]
     first, second = (changed(blur | n, size)[1] - changed(blur, size)[1] for n in noise)
     assert abs(first.std() - 0.5) < 0.01 and abs(first.mean()) < 0.02  # not blurred

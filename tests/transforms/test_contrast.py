@@ -1,10 +1,9 @@
 """Intensities on the device against the host's functions, on equal numbers."""
 
-import cv2
 import numpy as np
 import pytest
 
-from jaxseg.imaging import augment_contrast, draws, intensity
+from jaxseg.imaging import augment_contrast, intensity
 from jaxseg.transforms import contrast
 
 SHAPE = (24, 20)
@@ -21,18 +20,6 @@ def test_normalise(dtype):
     stats = np.array([[10, 150, 70, 30], [0, 199, 90, 50]], np.float32)
     expected = intensity.normalise(raw, stats)
     np.testing.assert_allclose(contrast.normalise(raw, stats), expected, atol=1e-6)
-
-
-def test_outside_is_what_the_darkest_voxel_becomes():
-    stats = np.array([[-3.5, 150, 70, 30], [12.25, 199, 90, 50]], np.float32)
-    for dtype in (np.int16, np.float32):
-        fill = intensity.darkest(stats, dtype).astype(dtype)[None, None]
-        np.testing.assert_allclose(
-            intensity.normalise(fill, stats)[0, 0], contrast.outside_level(stats), rtol=1e-6
-        )
-        np.testing.assert_array_equal(
-            intensity.outside_level(stats), np.asarray(contrast.outside_level(stats))
-        )
 
 
 def test_contrast_and_brightness(image):
@@ -57,25 +44,6 @@ def test_bias_field(image):
     expected = augment_contrast.bias_field(image, nodes, 0.3, dark)
     field = augment_contrast.smooth_field(nodes, SHAPE, max(SHAPE))
     np.testing.assert_allclose(contrast.bias_field(image, field, 0.3, dark), expected, atol=1e-5)
-
-
-def test_blur(image):
-    matrices = [draws.smoothing(n, 0.8, 1.0) for n in SHAPE]
-    expected = cv2.GaussianBlur(image, (0, 0), 0.8)
-    found = np.asarray(contrast.smooth(image, matrices))
-    inner = slice(4, -4)  # at the edges the host mirrors, here the weights are renormalised
-    np.testing.assert_allclose(found[inner, inner], expected[inner, inner], atol=0.02)
-
-
-def test_low_resolution(image):
-    matrices = [draws.smoothing(n, 0.0, 0.5) for n in SHAPE]
-    expected = augment_contrast.low_resolution(image, 0.5)
-    np.testing.assert_allclose(contrast.smooth(image, matrices), expected, atol=1e-5)
-
-
-def test_nothing_to_smooth_changes_nothing(image):
-    matrices = [draws.smoothing(n, 0.0, 1.0) for n in SHAPE]
-    np.testing.assert_array_equal(np.asarray(contrast.smooth(image, matrices)), image)
 
 
 def test_noise_has_the_spread_and_depends_on_the_seed(image):
