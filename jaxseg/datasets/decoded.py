@@ -5,6 +5,8 @@ out of the system's page cache, which the processes of a machine share. The file
 beside the records where it fits; without it, they are read.
 """
 
+import math
+import mmap
 import os
 import shutil
 import weakref
@@ -46,13 +48,16 @@ def _row(record: dict[str, Any], offset: int) -> np.ndarray:
     return np.array((0, offset, *values), kind)
 
 
-def _checksum(pixels: bytes, row: np.ndarray) -> int:
+def _checksum(pixels: bytes | np.ndarray, row: np.ndarray) -> int:
     """Return the CRC-32 of the pixels and of all of the row behind the checksum itself."""
     return zlib.crc32(row.tobytes()[4:], zlib.crc32(pixels))
 
 
 class Decoded:
     """Random access to the file that `write` made; records as `Prepared.source` has them.
+
+    Pixels are views of the file mapped into memory, not to be changed; a record's checksum is
+    verified at its first use.
 
     Raises:
         OSError, ValueError: the file is missing or damaged; of a damaged record when it is read.
@@ -61,38 +66,48 @@ class Decoded:
     def __init__(self, folder: Path, patients: Sequence[Patient]):
         self._rows = np.load(folder / _INDEX, allow_pickle=False)
         self._names = [(p.id.encode(), number) for p in patients for number in p.slice_numbers]
+        # As plain numbers: to take a field out of a row costs as much as to copy a slice.
+        self._forms = [_form(row) for row in self._rows]
+        self._sound = np.zeros(len(self._rows), bool)
         self._file = os.open(folder / _PIXELS, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
-        if os.fstat(self._file).st_size != self._end(len(self) - 1):
-            raise OSError(f"{_PIXELS} is cut off")
+        self._size = self._forms[-1][1]
+        self._check_size()
+        self._bytes = np.frombuffer(mmap.mmap(self._file, 0, prot=mmap.PROT_READ), np.uint8)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row, (patient, number) = self._rows[index], self._names[index]
-        height, width, channels = row["shape"]
-        # Not mapped into memory: where the file is cut off that would kill the process.
-        pixels = os.pread(self._file, self._end(index) - row["offset"], row["offset"])
-        if _checksum(pixels, row) != row["checksum"]:
-            raise ValueError("checksum mismatch")
-        image = np.frombuffer(pixels, row["dtype"].decode(), height * width * channels)
-        mask = np.frombuffer(pixels, np.uint8, offset=image.nbytes)
+        self._check_size()
+        offset, end, masks, dtype, (height, width, channels) = self._forms[index]
+        row = self._rows[index]
+        if not self._sound[index]:
+            if _checksum(self._bytes[offset:end], row) != row["checksum"]:
+                raise ValueError("checksum mismatch")
+            self._sound[index] = True
+        patient, number = self._names[index]
         return {
-            "image": image.reshape(row["shape"]),
-            "mask": mask.reshape(height, width, row["regions"]),
+            "image": self._bytes[offset:masks].view(dtype).reshape(height, width, channels),
+            "mask": self._bytes[masks:end].reshape(height, width, -1),
             "patient": patient,
             "slice": number,
             "stats": row["stats"],
             "head_box": row["head_box"],
         }
 
-    def _end(self, index: int) -> int:
-        """Return where in the file the pixels of a record end."""
-        row = self._rows[index]
-        height, width, channels = row["shape"]
-        pixel = channels * np.dtype(row["dtype"].decode()).itemsize + row["regions"]
-        return row["offset"] + height * width * pixel
+    def _check_size(self):
+        # At every use, a microsecond: memory mapped beyond the end would kill the process.
+        if os.fstat(self._file).st_size != self._size:
+            raise OSError(f"{_PIXELS} is cut off")
+
+
+def _form(row: np.ndarray) -> tuple[int, int, int, np.dtype, tuple[int, ...]]:
+    """Return where pixels begin, where they end, where their masks begin, dtype and shape."""
+    offset, shape = int(row["offset"]), tuple(map(int, row["shape"]))
+    dtype = np.dtype(row["dtype"].decode())
+    masks = offset + math.prod(shape) * dtype.itemsize
+    return offset, masks + shape[0] * shape[1] * int(row["regions"]), masks, dtype, shape
 
 
 def exists(folder: Path) -> bool:
