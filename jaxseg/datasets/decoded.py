@@ -56,8 +56,7 @@ def _checksum(pixels: bytes | np.ndarray, row: np.ndarray) -> int:
 class Decoded:
     """Random access to the file that `write` made; records as `Prepared.source` has them.
 
-    Pixels are views of the file mapped into memory, not to be changed; a record's checksum is
-    verified at its first use.
+    Pixels are views of the file mapped into memory, not to be changed.
 
     Raises:
         OSError, ValueError: the file is missing or damaged; of a damaged record when it is read.
@@ -68,7 +67,6 @@ class Decoded:
         self._names = [(p.id.encode(), number) for p in patients for number in p.slice_numbers]
         # As plain numbers: to take a field out of a row costs as much as to copy a slice.
         self._forms = [_form(row) for row in self._rows]
-        self._sound = np.zeros(len(self._rows), bool)
         self._file = os.open(folder / _PIXELS, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         self._size = self._forms[-1][1]
@@ -82,10 +80,8 @@ class Decoded:
         self._check_size()
         offset, end, masks, dtype, (height, width, channels) = self._forms[index]
         row = self._rows[index]
-        if not self._sound[index]:
-            if _checksum(self._bytes[offset:end], row) != row["checksum"]:
-                raise ValueError("checksum mismatch")
-            self._sound[index] = True
+        if _checksum(self._bytes[offset:end], row) != row["checksum"]:
+            raise ValueError("checksum mismatch")
         patient, number = self._names[index]
         return {
             "image": self._bytes[offset:masks].view(dtype).reshape(height, width, channels),

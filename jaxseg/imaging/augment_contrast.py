@@ -113,11 +113,11 @@ def noise(image: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray
     time of exact normal numbers.
     """
     levels = np.frombuffer(rng.bytes(2 * image.size), np.uint16)
-    return image + np.float32(std) * np.take(_normal_quantiles(), levels).reshape(image.shape)
+    return image + np.float32(std) * np.take(normal_quantiles(), levels).reshape(image.shape)
 
 
 @functools.cache
-def _normal_quantiles() -> np.ndarray:
+def normal_quantiles() -> np.ndarray:
     """Return the middles of 65,536 equally likely parts of a normal distribution, float32."""
     inverse = statistics.NormalDist().inv_cdf
     return np.array([inverse((i + 0.5) / 2**16) for i in range(2**16)], np.float32)

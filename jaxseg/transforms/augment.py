@@ -57,8 +57,7 @@ def _moved(
     if len(where.shape) == 3:
         mask = warp.nearest(mask, where)
         if block is not None:
-            sizes = zip(image.shape, block, strict=False)
-            image = along_axes(image, [averaging(size, length) for size, length in sizes])
+            image = _averaged(image, block)
             where = (where + 0.5) / block.reshape(1, 1, 2) - 0.5
         return warp.sample(image, where), mask
     channels = image.shape[-1]
@@ -67,13 +66,33 @@ def _moved(
     return both[..., :channels], (both[..., channels:] >= 0.5).astype(jnp.uint8)
 
 
+def _averaged(image: jax.Array, block: jax.Array) -> jax.Array:
+    """Return the means over blocks [n] of a slice, 0 beyond them; the slice itself where 1."""
+    sizes = image.shape[:-1]
+    halves = [-(-size // 2) for size in sizes]  # blocks have sides of 1 or of nearly 2 or more
+    matrices = [averaging(*line) for line in zip(sizes, halves, block, strict=True)]
+    beyond = [(0, size - half) for size, half in zip(sizes, halves, strict=True)]
+    means = jnp.pad(along_axes(image, matrices), [*beyond, (0, 0)])
+    return jnp.where(block[0] > 1, means, image)
+
+
 def augment(raw: Batch, *, config: Config) -> dict[str, jax.Array]:
     """Return a batch of samples; what is not of `augment_one` is passed on."""
     shape = config.input.image_size
     spacing = config.augment.elastic_smoothness * max(shape)
     own = {name: value for name, value in raw.items() if name != "stop"}
-    made = jax.vmap(functools.partial(augment_one, shape=shape, elastic_spacing=spacing))(own)
+    one = functools.partial(augment_one, shape=shape, elastic_spacing=spacing)
+    made = _averaged_where_asked(jax.vmap(one), own)
     return made | ({"stop": raw["stop"]} if "stop" in raw else {})
+
+
+def _averaged_where_asked(program: Callable[[Batch], Batch], raw: Batch) -> Batch:
+    """Run the program, without the means over blocks where no sample of the batch has any."""
+    if "block" not in raw:
+        return program(raw)
+    plain = {name: value for name, value in raw.items() if name != "block"}
+    any_block = jnp.any(raw["block"] > 1)
+    return jax.lax.cond(any_block, lambda: program(raw), lambda: program(plain))
 
 
 def on_device(config: Config) -> bool:

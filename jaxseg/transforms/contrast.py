@@ -6,6 +6,8 @@ The changes are those of `imaging.augment_contrast`, for one image [*S, C] of an
 import jax
 import jax.numpy as jnp
 
+from jaxseg.imaging.augment_contrast import normal_quantiles
+
 
 def normalise(image: jax.Array, stats: jax.Array) -> jax.Array:
     """Return float32 [*S, C] in standard deviations, as `intensity.normalise`; stats [C, 4]."""
@@ -47,8 +49,12 @@ def bias_field(
 
 
 def noise(image: jax.Array, seed: jax.Array, std: jax.Array) -> jax.Array:
-    """Add independent Gaussian noise; seed uint32 of the sample."""
-    return image + std * jax.random.normal(jax.random.key(seed), image.shape, image.dtype)
+    """Add independent Gaussian noise; seed uint32 of the sample.
+
+    Drawn from 65,536 equally likely values, as on the host.
+    """
+    levels = jax.random.bits(jax.random.key(seed), image.shape, jnp.uint16)
+    return image + std * jnp.take(normal_quantiles(), levels.astype(jnp.int32))
 
 
 def rows(values: jax.Array, image: jax.Array) -> jax.Array:

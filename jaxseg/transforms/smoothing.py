@@ -44,24 +44,25 @@ def lower_resolution(size: int, resolution: jax.Array) -> jax.Array:
     small = jnp.maximum(jnp.round(size * resolution), 1)
     centre = jnp.clip((jnp.arange(size) + 0.5) * small / size - 0.5, 0, small - 1)
     up = jnp.maximum(1 - jnp.abs(centre[:, None] - jnp.arange(size)[None]), 0)
-    return jnp.matmul(up, averaging(size, size / small), precision=EXACT)
+    return jnp.matmul(up, averaging(size, size, size / small), precision=EXACT)
 
 
-def averaging(size: int, block: jax.Array) -> jax.Array:
-    """Return the matrix [size, size] whose row i is the mean of voxels i block .. (i + 1) block.
+def averaging(size: int, rows: int, block: jax.Array) -> jax.Array:
+    """Return the matrix [rows, size] whose row i is the mean of voxels i block .. (i + 1) block.
 
     Args:
         size: of the line.
-        block: at least 1, may be a fraction; rows beyond the line's end are 0.
+        rows: as many as are wanted; those beyond the line's end are 0.
+        block: at least 1, may be a fraction.
     """
-    low = jnp.arange(size)[:, None] * block
+    low = jnp.arange(rows)[:, None] * block
     voxel = jnp.arange(size)[None]
     covered = jnp.minimum(low + block, voxel + 1) - jnp.maximum(low, voxel)
     return jnp.maximum(covered, 0) / block
 
 
 def along_axes(image: jax.Array, matrices: list[jax.Array]) -> jax.Array:
-    """Multiply a [S, S] matrix along each axis of an image [*S, C]."""
+    """Multiply a matrix [new, S] along each axis of an image [*S, C]."""
     for axis, matrix in enumerate(matrices):
         product = jnp.tensordot(matrix, image, (1, axis), precision=EXACT)
         image = jnp.moveaxis(product, 0, axis)

@@ -87,12 +87,12 @@ def both(augment, count=3, size=(64, 64), crop=False, prepared=None, sizes=SIZES
 
 
 def assert_alike(host, device):
-    """Equal up to rounding: 1e-3 standard deviations, but for one pixel of a mask in 5,000."""
+    """Equal up to rounding: 1e-3 standard deviations, but for one pixel of a mask in 1,000."""
     for one, other in zip(host, device, strict=True):
         assert one["image"].dtype == other["image"].dtype == np.float32
         assert one["mask"].dtype == other["mask"].dtype == np.uint8
         np.testing.assert_allclose(other["image"], one["image"], atol=1e-3)
-        assert (one["mask"] != other["mask"]).mean() < 2e-4  # ties of the nearest pixel
+        assert (one["mask"] != other["mask"]).mean() < 1e-3  # ties of the nearest pixel
     assert any(one["mask"].any() for one in host)
 
 

@@ -53,7 +53,7 @@ def test_a_constant_stays():
 def test_averaging_equals_shrinking_by_area(few):
     image = np.random.default_rng(1).normal(size=(24, 3)).astype(np.float32)
     expected = cv2.resize(image, (3, few), interpolation=cv2.INTER_AREA)
-    found = np.asarray(smoothing.averaging(24, 24 / few) @ image)
+    found = np.asarray(smoothing.averaging(24, 24, 24 / few) @ image)
     np.testing.assert_allclose(found[:few], expected, atol=1e-5)
     np.testing.assert_allclose(found[few:], 0, atol=1e-5)
 
