@@ -50,7 +50,7 @@ def new_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
     return jax.jit(make, out_shardings=where)(np.uint32(config.seed))
 
 
-@functools.lru_cache(maxsize=4)  # a start asks four times, and each is a trace of the network
+@functools.lru_cache(maxsize=4)  # a start asks four times
 def abstract_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
     """Return the shape, dtype and sharding of every array of the state; computes nothing."""
     shapes = jax.eval_shape(_initialiser(config, num_channels), np.uint32(config.seed))
@@ -60,6 +60,7 @@ def abstract_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
     )
 
 
+@functools.lru_cache(maxsize=4)  # jax traces one function once, for shapes and numbers
 def _initialiser(config: Config, num_channels: int) -> Callable[[jax.Array], TrainState]:
     """Return the function from the seed, uint32, to the state of step 0."""
     model = UNet(config.model)

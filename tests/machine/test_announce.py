@@ -37,7 +37,7 @@ with mock.patch.object(compiler, "compile_or_get_cached", slow):
 
 @pytest.mark.parametrize("seconds", [0.0, 1.5])
 def test_what_takes_long_is_said_while_it_takes(seconds):
-    """After 0.5 s, and again every 0.4 s; by one, , though called twice; nothing of what is quick."""
+    """After 0.5 s, then every 0.4 s, by one announcer; nothing of what is quick."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(seconds)],
