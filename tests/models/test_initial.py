@@ -61,7 +61,7 @@ def test_few_draws_for_many_kernels():
     shapes = jax.eval_shape(together(model, image), jax.random.key(0))
     kernels = [x for x in jax.tree.leaves(shapes["params"]) if x.ndim > 1]
     text = together(model, image).lower(jax.random.key(0)).as_text()
-    assert len(kernels) == 18 and text.count("call @_truncated_normal") <= 4
+    assert len(kernels) == 18 and 1 <= text.count("call @_truncated_normal") <= 4
     assert "convolution" not in text and "custom_call" not in text
 
 
@@ -70,4 +70,4 @@ def test_outside_of_it_flax_draws_as_ever():
     with pytest.raises(ValueError, match="must be a multiple"):
         initialise(UNet(PLAIN), jax.random.key(0), jnp.zeros((1, 15, 16, 3)))
     variables = UNet(PLAIN).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
-    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(variables))
+    assert variables["params"]["down_0"]["conv_1"]["kernel"].shape == (3, 3, 3, 4)
