@@ -53,7 +53,6 @@ def shared_steps():
             (loop, "jit_train_step"),
             (loop, "jit_observe"),
             (validation, "jit_validation_step"),
-            (validation, "jit_predict"),
         ):
             patch.setattr(module, name, shared(getattr(module, name)))
         yield

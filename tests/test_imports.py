@@ -42,7 +42,7 @@ HOMES = {
     | {"scoring.operating_figure", "scoring.planes", "scoring.region_figure"},
     "tensorboardX": {"runs.tensorboard"},
     "absl.flags": {"datasets.loaders"},
-    "flax": {"models.layers", "models.resampling", "models.unet"},
+    "flax": {"models.initial", "models.layers", "models.resampling", "models.unet"},
     "optax": {"training.optimizer", "training.steps"},
     "cv2": {"imaging.augment_contrast", "imaging.augment_shape", "imaging.geometry"}
     | {"imaging.intensity", "scans.decode", "scans.slices", "scoring.surface"},

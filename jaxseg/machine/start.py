@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from jaxseg.errors import UserError, one_line
+from jaxseg.machine.announce import announce_compilations
 from jaxseg.machine.cpu import set_up_cpu
 from jaxseg.machine.files import cache_folder
 
@@ -16,7 +17,8 @@ def start_computing(joining: bool = False):
     """Set this process up; what a program or the API calls before jax computes anything.
 
     On a CPU: XLA_FLAGS in the environment, and freed memory is kept (see `cpu`). Everywhere:
-    compiled programs are kept. What the user has set stays.
+    compiled programs are kept, and what takes long to compile is announced. What the user has set
+    stays.
 
     Args:
         joining: `distributed.join` follows, before which jax must not look for devices.
@@ -26,6 +28,7 @@ def start_computing(joining: bool = False):
     """
     set_up_cpu()
     keep_compiled_programs()
+    announce_compilations()
     if not joining:
         check_devices()
 

@@ -1,4 +1,8 @@
-"""A network applied to images: what every prediction goes through."""
+"""A network applied to images: what every prediction goes through.
+
+The network is one program that gives logits, of one shape, and the only one that takes long to
+compile: validation, tuning and prediction share it, each with a small program of its own after it.
+"""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from jaxseg.config import Config
+from jaxseg.config import Config, Model
 from jaxseg.models.unet import UNet
 
 
@@ -25,38 +29,80 @@ def predict_logits(weights: Weights, image: jax.Array, *, model: UNet) -> jax.Ar
     return model.apply(variables, image, train=False)[0]
 
 
+def probabilities(logits: jax.Array, temperature: jax.Array) -> jax.Array:
+    """Return probabilities float32 [B, *S, K] in 0..1 of logits [B, *S, K].
+
+    Args:
+        logits: of the network.
+        temperature: float32 above 0, a scalar or [K]; logits are divided by it.
+    """
+    temperature = jnp.reshape(temperature, (1,) * (logits.ndim - 1) + (-1,))
+    return jax.nn.sigmoid(logits / temperature)
+
+
+def mirrored(image: jax.Array) -> jax.Array:
+    """Return [B, *S, C] mirrored along the last axis of S: for a head, left and right."""
+    return jnp.flip(image, axis=-2)
+
+
+def mean_of_both(logits: jax.Array, other: jax.Array, temperature: jax.Array) -> jax.Array:
+    """Return the mean probabilities, as above; `other` are the logits of the mirrored image."""
+    both = probabilities(logits, temperature), mirrored(probabilities(other, temperature))
+    return (both[0] + both[1]) / 2
+
+
 def predict_probabilities(
     weights: Weights, image: jax.Array, temperature: jax.Array, *, model: UNet, flip: bool = False
 ) -> jax.Array:
-    """Return probabilities float32 [B, *S, K] in 0..1 of images float32 [B, *S, C].
+    """Return probabilities float32 [B, *S, K] in 0..1 of images float32 [B, *S, C]: to be exported.
 
     Args:
         weights: of the network.
         image: normalised.
-        temperature: float32 above 0, a scalar or [K]; logits are divided by it.
-        model: bound by `jit_predict`.
-        flip: average with the prediction of the image mirrored along its last axis, mirrored
-            back: for a head, left and right.
+        temperature: as `probabilities` takes it.
+        model: the network.
+        flip: average with the prediction of the mirrored image, mirrored back.
     """
-    temperature = jnp.reshape(temperature, (1,) * (image.ndim - 1) + (-1,))
-    probability = jax.nn.sigmoid(predict_logits(weights, image, model=model) / temperature)
+    logits = functools.partial(predict_logits, weights, model=model)
+    if flip:
+        return mean_of_both(logits(image), logits(mirrored(image)), temperature)
+    return probabilities(logits(image), temperature)
+
+
+@functools.lru_cache(maxsize=16)
+def jit_logits(config: Model, sharding: NamedSharding) -> Callable:
+    """Return the compiled `predict_logits` (weights, image) -> logits, so sharded.
+
+    It is the same for the same network, so that nothing is compiled twice in a process.
+    """
+    bound = functools.partial(predict_logits, model=UNet(config))
+    return jax.jit(bound, out_shardings=sharding)
+
+
+@functools.lru_cache(maxsize=16)
+def _jit_last(flip: bool, sharding: NamedSharding) -> Callable:
+    return jax.jit(mean_of_both if flip else probabilities, out_shardings=sharding)
+
+
+def jit_predict(
+    config: Config, sharding: NamedSharding, flip: bool = False, whole: NamedSharding | None = None
+) -> Callable:
+    """Return what predicts: (weights, image, temperature) -> probabilities.
+
+    As `predict_probabilities`, of programs of which the network is that of `jit_logits`.
+
+    Args:
+        config: of the run.
+        sharding: of the logits.
+        flip: as `predict_probabilities` takes it.
+        whole: sharding of the probabilities; None: that of the logits.
+    """
+    logits, last = jit_logits(config.model, sharding), _jit_last(flip, whole or sharding)
     if not flip:
-        return probability
-    mirrored = jnp.flip(image, axis=-2)
-    other = jax.nn.sigmoid(predict_logits(weights, mirrored, model=model) / temperature)
-    return (probability + jnp.flip(other, axis=-2)) / 2
+        return lambda weights, image, temperature: last(logits(weights, image), temperature)
+    mirror = jax.jit(mirrored)
 
+    def predict_both(weights: Weights, image: jax.Array, temperature: jax.Array) -> jax.Array:
+        return last(logits(weights, image), logits(weights, mirror(image)), temperature)
 
-def jit_predict(config: Config, sharding: NamedSharding, flip: bool = False) -> Callable:
-    """Return the compiled `predict_probabilities`.
-
-    It takes (weights, image, temperature) and returns the probabilities, so sharded.
-    """
-    bound = functools.partial(predict_probabilities, model=UNet(config.model), flip=flip)
-    return jax.jit(bound, out_shardings=sharding)
-
-
-def jit_logits(config: Config, sharding: NamedSharding) -> Callable:
-    """Return the compiled `predict_logits` (weights, image) -> logits, so sharded."""
-    bound = functools.partial(predict_logits, model=UNet(config.model))
-    return jax.jit(bound, out_shardings=sharding)
+    return predict_both

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models import native
+from jaxseg.models.initial import kernel_init
 from jaxseg.models.layers import product
 
 
@@ -34,7 +35,7 @@ class UpConv(nn.Module):
         """Return x enlarged by the window."""
         rank = len(self.window)
         shape = (*self.window, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         # flax keeps transposed kernels mirrored.
         kernel = jnp.flip(kernel, axis=tuple(range(rank))).astype(self.dtype)

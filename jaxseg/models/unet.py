@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.config import Model
+from jaxseg.models.initial import kernel_init
 from jaxseg.models.layers import batch_norm, convolve, instance_norm, leaky_relu
 from jaxseg.models.resampling import UpConv, max_pool, mean_pool, repeat
 
-Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolve, kernel_init=kernel_init)
 
 
 class Norm(nn.Module):

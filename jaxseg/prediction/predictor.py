@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jaxseg.config import Config
-from jaxseg.machine.sharding import make_mesh, replicated, split_batch, to_global
+from jaxseg.machine.sharding import make_mesh, replicated, split_images, to_global
 from jaxseg.models.apply import Weights, jit_logits, jit_predict
 
 
@@ -44,8 +44,8 @@ def make_predictor(
     mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     per_device = -(-config.evaluation.batch_size // jax.device_count())
     weights = jax.device_put(weights, replicated(mesh))
-    where, batch_size = split_batch(mesh), per_device * mesh.size
-    functions = jit_predict(config, where, flip), jit_logits(config, where)
+    where, batch_size = split_images(mesh), per_device * mesh.size
+    functions = jit_predict(config, where, flip), jit_logits(config.model, where)
     return Predictor(*functions, weights, tuple(temperatures), config, mesh, batch_size)
 
 

@@ -70,7 +70,7 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
                     continue
                 progress.catch_up(step)
                 with progress.away("evaluation"):
-                    result = validation.scores(best_weights(state), progress.announcing)
+                    result = validation.scores(best_weights(state))
                     state = observe(state, np.float32(monitored(result, config)))
                 # On record first: killed in between, the run records it again.
                 progress.evaluation(step, result, state)

@@ -129,24 +129,16 @@ class Progress:
         self._window_start += time.perf_counter() - start
 
     @contextlib.contextmanager
-    def announcing(self, what: str) -> Iterator[None]:
-        """Say, the first time, that a program is compiled and how long it took."""
+    def compiling(self, what: str) -> Iterator[None]:
+        """Measure a block, which compiles the first time: then the time is not the steps'.
+
+        Nor is it in the estimate of what is left.
+        """
         if what in self._compiled:
             yield
             return
         self._compiled.add(what)
-        self.say(f"compiling the {what} ...")
-        start = time.perf_counter()
-        yield
-        self.say(f"compiled the {what} in {time.perf_counter() - start:.0f} s")
-
-    @contextlib.contextmanager
-    def compiling(self, what: str) -> Iterator[None]:
-        """Announce as above; the time is not the steps', nor in the estimate of what is left."""
-        if what in self._compiled:
-            yield
-            return
-        with self.away("compiling"), self.announcing(what):
+        with self.away("compiling"):
             yield
         self._bar.unpause()
 
@@ -237,8 +229,9 @@ class Progress:
         note = (
             "better than before" if bad == 0 else f"no better for {bad} evaluation{'s'[: bad - 1]}"
         )
-        if state.plateau.scale < 1:
-            note += f"; learning rate x {float(state.plateau.scale):.3g}"
+        scale = float(state.plateau.scale)
+        if scale < 1:
+            note += f"; learning rate x {scale:.3g}"
         dice, loss = report["validation_dice"], report["validation_loss"]
         values = f"validation dice {dice:.4f}  loss per sample {loss:.4f}"
         self.say(f"step {step}/{self.config.num_steps}  {values}  {note}")

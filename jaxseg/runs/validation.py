@@ -4,8 +4,7 @@ It steers the learning rate, early stop and the choice of the best weights. Scor
 come from `evaluate.py`, on the native grid.
 """
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.samples import evaluation_batches
 from jaxseg.imaging.geometry import prepare_slice
 from jaxseg.imaging.intensity import normalise
-from jaxseg.machine.sharding import replicated, to_global
+from jaxseg.machine.sharding import replicated, split_images, to_global
 from jaxseg.models.apply import Weights, jit_predict
 from jaxseg.scoring import metrics
 from jaxseg.training.steps import empty_sums, jit_validation_step
@@ -32,23 +31,16 @@ class Validation:
     def __init__(self, config: Config, prepared: Prepared, patients: Sequence[Patient], mesh: Mesh):
         self.config, self.prepared, self.patients, self.mesh = config, prepared, patients, mesh
         self._step = jit_validation_step(config, mesh)
-        self._predict = jit_predict(config, replicated(mesh))
+        whole = replicated(mesh) if jax.process_count() > 1 else None  # that each can read it
+        self._predict = jit_predict(config, split_images(mesh), whole=whole)
 
-    def scores(
-        self, weights: Weights, announcing: Callable = contextlib.nullcontext
-    ) -> dict[str, float]:
-        """Return validation_dice (mean over patients and regions) and validation_loss (of samples).
-
-        Args:
-            weights: of the network.
-            announcing: `Progress.announcing`.
-        """
+    def scores(self, weights: Weights) -> dict[str, float]:
+        """Return `validation_dice`, a mean over patients and regions, and `validation_loss`."""
         empty = empty_sums(len(self.patients), self.config.model.num_classes)
         sums = jax.device_put(empty, replicated(self.mesh))  # as later sums lie: one compilation
         process = jax.process_index(), jax.process_count()
         for batch in evaluation_batches(self.prepared, self.patients, self.config, *process):
-            with announcing("validation"):
-                sums = self._step(weights, to_global(batch, self.mesh), sums)
+            sums = self._step(weights, to_global(batch, self.mesh), sums)
         sums = jax.device_get(sums)
         counts = metrics.Counts(*(c.astype(np.int64) for c in sums.counts))
         return {
@@ -65,15 +57,28 @@ class Validation:
         """
         shown = self.patients[:NUM_PICTURES]
         examples = [example(self.prepared, patient, self.config) for patient in shown]
-        images = np.stack([e["image"] for e in examples])
-        everywhere = jax.make_array_from_process_local_data(replicated(self.mesh), images)
-        probability = jax.device_get(self._predict(weights, everywhere, np.float32(1)))
-        channel = self.config.dataset.shown_channel(images.shape[-1])
+        probability = self._probability(weights, np.stack([e["image"] for e in examples]))
+        channel = self.config.dataset.shown_channel(examples[0]["image"].shape[-1])
         predicted = probability[..., 0] >= self.config.evaluation.threshold
         return [
             overlay(*map(_middle, (e["image"][..., channel], e["mask"][..., 0] > 0, p)))
             for e, p in zip(examples, predicted, strict=False)
         ]
+
+    def _probability(self, weights: Weights, images: np.ndarray) -> np.ndarray:
+        """Return [n, *S, K] of [n, *S, C], both on every process, in batches as in `scores`."""
+        size, found = self.config.evaluation.batch_size, []
+        uncalibrated = np.ones(self.config.model.num_classes, np.float32)
+        for start in range(0, len(images), size):
+            batch = np.zeros((size, *images.shape[1:]), images.dtype)
+            part = images[start : start + size]
+            batch[: len(part)] = part
+            placed = jax.make_array_from_callback(
+                batch.shape, split_images(self.mesh), batch.__getitem__
+            )
+            probability = self._predict(weights, placed, uncalibrated)
+            found.append(jax.device_get(probability)[: len(part)])
+        return np.concatenate(found)
 
 
 def example(prepared: Prepared, patient: Patient, config: Config) -> dict[str, np.ndarray]:

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxseg.config import Config
 from jaxseg.machine.sharding import shardings, split_state
 from jaxseg.models.apply import Weights
+from jaxseg.models.initial import initialise
 from jaxseg.models.unet import UNet
 from jaxseg.training.control import EarlyStopState, PlateauState, init_early_stop, init_plateau
 from jaxseg.training.optimizer import make_optimizer
@@ -45,27 +47,29 @@ def new_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
     """
     make = _initialiser(config, num_channels)
     where = shardings(abstract_state(config, num_channels, mesh))
-    return jax.jit(make, out_shardings=where)(jax.random.key(config.seed))
+    return jax.jit(make, out_shardings=where)(np.uint32(config.seed))
 
 
-@functools.lru_cache(maxsize=4)  # a start asks four times, and each is a trace of the network
+@functools.lru_cache(maxsize=4)  # a start asks four times
 def abstract_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
     """Return the shape, dtype and sharding of every array of the state; computes nothing."""
-    shapes = jax.eval_shape(_initialiser(config, num_channels), jax.random.key(config.seed))
+    shapes = jax.eval_shape(_initialiser(config, num_channels), np.uint32(config.seed))
     where = split_state(shapes, mesh, config.mesh.fsdp_min_size)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, where
     )
 
 
+@functools.lru_cache(maxsize=4)  # jax traces one function once, for shapes and numbers
 def _initialiser(config: Config, num_channels: int) -> Callable[[jax.Array], TrainState]:
+    """Return the function from the seed, uint32, to the state of step 0."""
     model = UNet(config.model)
     tx = make_optimizer(config.optimizer, config.train.num_steps)
     image_shape = (*config.input.image_size, num_channels)
 
-    def make(key: jax.Array) -> TrainState:
-        init_key, key = jax.random.split(key)
-        variables = model.init(init_key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    def initial_state(seed: jax.Array) -> TrainState:
+        init_key, key = jax.random.split(jax.random.key(seed))
+        variables = initialise(model, init_key, jnp.zeros((1, *image_shape), jnp.float32))
         weights = Weights(variables["params"], variables.get("batch_stats", {}))
         return TrainState(
             step=jnp.int32(0),
@@ -79,4 +83,4 @@ def _initialiser(config: Config, num_channels: int) -> Callable[[jax.Array], Tra
             key=key,
         )
 
-    return make
+    return initial_state

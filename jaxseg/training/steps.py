@@ -1,4 +1,4 @@
-"""One training step, one validation step, one prediction: pure functions, jitted on a mesh."""
+"""One training step, one validation step: pure functions, jitted on a mesh."""
 
 import dataclasses
 import functools
@@ -7,16 +7,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
 from jaxseg.config import Config
-from jaxseg.machine.sharding import gather_before_use, replicated, shardings
-from jaxseg.models.apply import Weights, predict_logits
+from jaxseg.machine.sharding import gather_before_use, replicated, shardings, split_images
+from jaxseg.models.apply import Weights, jit_logits
 from jaxseg.models.unet import UNet
 from jaxseg.scoring import metrics
 from jaxseg.training import losses
-from jaxseg.training.control import observe_early_stop, observe_plateau
+from jaxseg.training.control import (
+    EarlyStopState,
+    PlateauState,
+    observe_early_stop,
+    observe_plateau,
+)
 from jaxseg.training.counts import count
 from jaxseg.training.optimizer import learning_rate_schedule, make_optimizer
 from jaxseg.training.state import TrainState
@@ -161,15 +167,20 @@ def _moving_average(state: TrainState, weights: Weights, decay: float) -> Weight
     return jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, state.average, weights)
 
 
-def validation_step(
-    weights: Weights, batch: Batch, sums: ValidationSums, *, model: UNet, config: Config
+def add_to_sums(
+    logits: jax.Array, batch: Batch, sums: ValidationSums, *, config: Config
 ) -> ValidationSums:
     """Add one batch's counts and loss to the sums; samples of weight 0 add nothing.
 
     The loss takes Dice per slice, whatever the training does, so that it does not depend
     on how slices fall into batches.
+
+    Args:
+        logits: [B, *S, K] float32, of the batch's images.
+        batch: mask [B, *S, K] of {0, 1}, weight [B] or [B, *S] float32, patient [B] int32.
+        sums: so far.
+        config: all settings.
     """
-    logits = predict_logits(weights, batch["image"], model=model)
     mask, weight = batch["mask"].astype(jnp.float32), batch["weight"]
     counts = count(
         jax.nn.sigmoid(logits) >= config.evaluation.threshold,
@@ -188,15 +199,17 @@ def validation_step(
 
 def empty_sums(num_patients: int, num_classes: int) -> ValidationSums:
     """Return the sums of no slices."""
-    zeros = jnp.zeros((num_patients, num_classes), jnp.int32)
-    return ValidationSums(metrics.Counts(zeros, zeros, zeros), jnp.float32(0), jnp.float32(0))
+    zeros, zero = np.zeros((num_patients, num_classes), np.int32), np.float32(0)
+    return ValidationSums(metrics.Counts(zeros, zeros, zeros), zero, zero)
 
 
-def observe(state: TrainState, value: jax.Array, *, config: Config) -> TrainState:
+def observe(
+    plateau: PlateauState, early_stop: EarlyStopState, value: jax.Array, *, config: Config
+) -> tuple[PlateauState, EarlyStopState]:
     """Show an evaluation's value (larger is better) to plateau and early stop."""
-    return state._replace(
-        plateau=observe_plateau(state.plateau, value, config.plateau),
-        early_stop=observe_early_stop(state.early_stop, value, config.early_stop),
+    return (
+        observe_plateau(plateau, value, config.plateau),
+        observe_early_stop(early_stop, value, config.early_stop),
     )
 
 
@@ -220,11 +233,27 @@ def jit_train_step(config: Config, state: TrainState, mesh: Mesh) -> Callable:
 
 
 def jit_validation_step(config: Config, mesh: Mesh) -> Callable:
-    """Return the compiled `validation_step` (weights, batch, sums) -> sums, the same everywhere."""
-    bound = functools.partial(validation_step, model=UNet(config.model), config=config)
-    return jax.jit(bound, out_shardings=replicated(mesh))
+    """Return what validates a batch: (weights, batch, sums) -> sums, the same everywhere.
+
+    The network is the program that predictions go through; `add_to_sums` is a small one.
+    """
+    logits = jit_logits(config.model, split_images(mesh))
+    add = jax.jit(functools.partial(add_to_sums, config=config), out_shardings=replicated(mesh))
+
+    def validation_step(weights: Weights, batch: Batch, sums: ValidationSums) -> ValidationSums:
+        others = {name: value for name, value in batch.items() if name != "image"}
+        return add(logits(weights, batch["image"]), others, sums)
+
+    return validation_step
 
 
 def jit_observe(config: Config, state: TrainState) -> Callable:
     """Return the compiled `observe` (state, value) -> state, sharded as the state given here."""
-    return jax.jit(functools.partial(observe, config=config), out_shardings=shardings(state))
+    controls = state.plateau, state.early_stop
+    compiled = jax.jit(functools.partial(observe, config=config), out_shardings=shardings(controls))
+
+    def observed(state: TrainState, value: jax.Array) -> TrainState:
+        plateau, early_stop = compiled(state.plateau, state.early_stop, value)
+        return state._replace(plateau=plateau, early_stop=early_stop)
+
+    return observed

@@ -42,3 +42,22 @@ def test_without_a_home_nothing_is_kept(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     with pytest.raises(UserError, match="set one of them, or config.dataset.cache_dir"):
         files.cache_folder()
+
+
+def test_the_autotuner_of_a_gpu_keeps_its_results_beside_the_programs(tmp_path):
+    """jax names the folder to XLA where programs are kept at all; seen in what it asks of XLA."""
+    code = """
+from jax._src import compiler
+from jaxseg.machine import start
+start.keep_compiled_programs()
+asked = compiler.get_compile_options(1, 1)
+print(asked.executable_build_options.debug_options.xla_gpu_per_fusion_autotune_cache_dir)
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    folder = done.stdout.strip()
+    assert folder.startswith(f"{tmp_path}/jaxseg/compiled/"), done.stderr
+    assert folder.endswith("/xla_gpu_per_fusion_autotune_cache_dir")
