@@ -1,0 +1,40 @@
+"""Norm, pooling and the first convolution with fewer passes through a GPU's memory.
+
+Exact as XLA's plain operations are, but not yet shown to be faster on a card: until
+benchmarks/gpu_check has, a GPU takes `DEFAULT`. The variable JAXSEG_GPU of the environment asks
+for parts by name, by comma, on every device ("plain": for none); `uses` says which, `layers` and
+`resampling` choose.
+
+- norm: batch and instance norm with ReLU, `norm.py`, statistics in one pass;
+- sums: their sums as kernels of our own, `sums.py`, on one device;
+- pool: max-pooling that keeps where the largest was, `pool.py`;
+- channels: the scans' padded to 8, so that the first convolution has tensor cores, `channels.py`.
+"""
+
+import os
+
+import jax
+
+from jaxseg.errors import UserError
+from jaxseg.models import native
+
+VARIABLE = "JAXSEG_GPU"
+PARTS = ("norm", "sums", "pool", "channels")
+DEFAULT: tuple[str, ...] = ()  # what a GPU takes unasked: what was measured to be faster
+
+
+def uses(part: str) -> bool:
+    """Return whether to trace with a part; never within `native.plain_operations`.
+
+    Raises:
+        UserError: the environment asks for a part that there is not.
+    """
+    if native.is_plain():
+        return False
+    asked = os.environ.get(VARIABLE)
+    if asked is None:
+        return part in DEFAULT and jax.default_backend() == "gpu"
+    names = [] if asked == "plain" else asked.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        raise UserError(f"{VARIABLE}={asked}: {unknown[0]!r} is none of plain, {', '.join(PARTS)}")
+    return part in names
