@@ -119,7 +119,7 @@ def batch_norm(x: jax.Array, train: bool, relu: bool, dtype: jnp.dtype) -> jax.A
 def _own_norm(x: jax.Array, dtype: jnp.dtype) -> Callable | None:
     """Return norm and leaky ReLU in one, called as `native.norm` is; None: flax's serves."""
     if x.dtype == dtype and gpu.uses("norm"):
-        return gpu_norm
+        return functools.partial(gpu_norm, kernels=gpu.uses("sums"))
     in_float32 = x.dtype == dtype == jnp.float32
     simple = in_float32 and native.fits(x.shape[-1]) and native.available()
     return _norm_native if simple else None

@@ -26,10 +26,12 @@ DEFAULT: tuple[str, ...] = ()  # what a GPU takes unasked: what was measured to 
 def uses(part: str) -> bool:
     """Return whether to trace with a part; never within `native.plain_operations`.
 
+    A kernel of our own is not split over devices: "sums" is for one alone.
+
     Raises:
         UserError: the environment asks for a part that there is not.
     """
-    if native.is_plain():
+    if native.is_plain() or (part == "sums" and jax.device_count() > 1):
         return False
     asked = os.environ.get(VARIABLE)
     if asked is None:

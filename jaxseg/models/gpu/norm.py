@@ -6,17 +6,23 @@ images: here the ReLU's mask is computed anew from them.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models import gpu
 from jaxseg.models.gpu import sums
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, slope: float, by_sample: bool
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    slope: float,
+    by_sample: bool,
+    kernels: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise each channel by its own mean and variance, then apply leaky ReLU.
 
@@ -30,17 +36,18 @@ def norm(
         epsilon: added to the variance.
         slope: what is negative in the end is multiplied with it; 0: ReLU, 1: left as it is.
         by_sample: instance norm; otherwise all of the batch together.
+        kernels: sum with those of `sums` where they fit; for one device.
 
     Returns:
         [B, *S, C] like x, mean and biased variance, float32, [B, C] by sample, otherwise [C].
         Only the first has a gradient.
     """
-    return _forward(x, scale, bias, epsilon, slope, by_sample)[0]
+    return _forward(x, scale, bias, epsilon, slope, by_sample, kernels)[0]
 
 
-def _forward(x, scale, bias, epsilon, slope, by_sample) -> tuple[tuple, tuple]:
+def _forward(x, scale, bias, epsilon, slope, by_sample, kernels) -> tuple[tuple, tuple]:
     shift = _middle(x, by_sample)
-    first, second = _totals(sums.moments, (x,), (shift,), by_sample)
+    first, second = _totals(sums.moments, (x,), (shift,), by_sample, kernels)
     count = _count(x, by_sample)
     moved = first / count
     variance = jnp.maximum(second / count - jnp.square(moved), 0)
@@ -53,12 +60,12 @@ def _forward(x, scale, bias, epsilon, slope, by_sample) -> tuple[tuple, tuple]:
     return (y, *statistics), (x, shift, moved, rate, scale, bias)
 
 
-def _backward(epsilon, slope, by_sample, saved: tuple, gradients: tuple) -> tuple:
+def _backward(epsilon, slope, by_sample, kernels, saved: tuple, gradients: tuple) -> tuple:
     x, shift, moved, rate, scale, bias = saved
     wide_scale, wide_bias = _row(scale, x), _row(bias, x)
     rows = shift, moved, rate, *(jnp.broadcast_to(v, shift.shape) for v in (wide_scale, wide_bias))
     with_slope = functools.partial(sums.gradients, slope=slope)
-    d_bias, d_scale = _totals(with_slope, (x, gradients[0]), rows, by_sample)
+    d_bias, d_scale = _totals(with_slope, (x, gradients[0]), rows, by_sample, kernels)
     unit, dy = sums.unit_and_gradient(x, gradients[0], *rows, slope=slope)
     count = _count(x, by_sample)
     dx = (wide_scale * rate) * (dy - d_bias / count - unit * (d_scale / count))
@@ -85,9 +92,11 @@ def _row(vector: jax.Array, x: jax.Array) -> jax.Array:
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
-def _totals(terms, images: tuple, rows: tuple, by_sample: bool) -> tuple[jax.Array, jax.Array]:
+def _totals(
+    terms: Callable, images: tuple, rows: tuple, by_sample: bool, kernels: bool
+) -> tuple[jax.Array, jax.Array]:
     """Return the sums of both terms over all but channels (and samples), shaped as the rows."""
-    if gpu.uses("sums") and jax.device_count() == 1 and sums.fits(images[0].shape[-1]):
+    if kernels and sums.fits(images[0].shape[-1]):
         return sums.by_kernel(terms, images, rows)
     axes = tuple(range(int(by_sample), images[0].ndim - 1))
     first, second = (jnp.sum(term, axes, keepdims=True) for term in terms(*images, *rows))
