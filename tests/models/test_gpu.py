@@ -13,7 +13,9 @@ import pytest
 from test_layers import assert_trees_close
 
 from jaxseg.config import Loss, Model
+from jaxseg.config import Mesh as MeshConfig
 from jaxseg.errors import UserError
+from jaxseg.machine.sharding import make_mesh, split_images
 from jaxseg.models import gpu, layers, native, resampling
 from jaxseg.models.gpu import channels, norm, pool, sums
 from jaxseg.models.unet import UNet
@@ -154,6 +156,33 @@ def test_what_is_not_a_number_is_not_hidden_by_the_relu(kernels):
     hidden = np.isnan(run(x, dy, scale, bias, 0.0, True, kernels)[0][0])
     assert hidden[1, ..., 5].all()
     assert hidden.sum() == 35, "no other channel and no other sample"
+
+
+def test_a_kernel_reads_nothing_beyond_the_images():
+    """Interpreted, what lies beyond is of no harm; on a card it is memory of something else."""
+    x, row = jnp.ones((1, 100, 8)), jnp.ones((1, 1, 8))
+    kernel = functools.partial(sums._in_blocks, sums.moments, 1, True)
+    assert str(jax.make_jaxpr(kernel)(x, row)).count("<- a[...] mask=") == 1
+
+
+@pytest.mark.parametrize("by_sample", (False, True), ids=("batch", "instance"))
+def test_norm_and_pooling_of_images_that_lie_on_several_devices(by_sample):
+    """Two samples on each of two, their rows on four."""
+    images = split_images(make_mesh(MeshConfig(data=2, spatial=4)))
+    x, dy, scale, bias = normed((4, 16, 6, 8), 1e3, 1.0)
+
+    def both(x, dy, small):
+        call = functools.partial(norm.norm, epsilon=EPSILON, slope=0.0, by_sample=by_sample)
+        values, pull_back = jax.vjp(functools.partial(call, kernels=False), x, scale, bias)
+        y, pull_pooled = jax.vjp(lambda x: pool.max_pool(x, (2, 2)), values[0])
+        back = pull_back((dy, *map(jnp.zeros_like, values[1:])))
+        return values, back, y, pull_pooled(small)
+
+    arrays = x, dy, dy[:, ::2, ::2]
+    alone = jax.jit(both)(*arrays)
+    split = jax.jit(both)(*(jax.device_put(a, images) for a in arrays))
+    assert len(split[0][0].sharding.device_set) == 8
+    assert_trees_close(split, alone, rtol=1e-5, atol=2e-5)
 
 
 class Normed(nn.Module):

@@ -96,7 +96,7 @@ def _in_blocks(
         # In the last block there may be fewer: beyond is memory of something else.
         row = jax.lax.broadcasted_iota(jnp.int32, (block, channels), 0)
         inside = pl.program_id(0) * block + row < rows
-        loaded = [triton.load(ref, mask=inside, other=0) for ref in given[:images]]
+        loaded = [triton.load(ref, mask=inside, other=0.0) for ref in given[:images]]
         vectors = [ref[...] for ref in given[images:]]
         for number, term in enumerate(terms(*loaded, *vectors)):
             made[number, :] = jnp.sum(jnp.where(inside, term, 0), 0)
