@@ -158,6 +158,14 @@ def test_what_is_not_a_number_is_not_hidden_by_the_relu(kernels):
     assert hidden.sum() == 35, "no other channel and no other sample"
 
 
+def test_a_gradient_that_the_relu_hides_harms_nothing(kernels):
+    x, dy, scale, bias = normed((2, 5, 7, 16), 0.0, 1.0)
+    before = reference(x, dy, scale, bias, 0.0, True)[2]
+    dy = np.where(before < -0.1, np.inf, dy).astype(np.float32)
+    _, gradients = run(x, dy, scale, bias, 0.0, True, kernels)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
 def test_a_kernel_reads_nothing_beyond_the_images():
     """Interpreted, what lies beyond is of no harm; on a card it is memory of something else."""
     x, row = jnp.ones((1, 100, 8)), jnp.ones((1, 1, 8))

@@ -1,9 +1,10 @@
 """Norm, pooling and the first convolution with fewer passes through a GPU's memory.
 
-Exact as XLA's plain operations are, but not yet shown to be faster on a card: until
-benchmarks/gpu_check has, a GPU takes `DEFAULT`. The variable JAXSEG_GPU of the environment asks
-for parts by name, by comma, on every device ("plain": for none); `uses` says which, `layers` and
-`resampling` choose.
+Exact as XLA's plain operations are, but not yet shown to be faster on a card: what
+benchmarks/gpu_check finds faster (norm_32, pool_32, all_parts_32 and so on, beside plain_32) goes
+into `DEFAULT`, the rest goes. The variable JAXSEG_GPU of the environment asks for parts by name, by
+comma, on every device ("plain": for none), so that JAXSEG_NATIVE=0 JAXSEG_GPU=... traces on a CPU
+what a GPU would run. `uses` says which; `layers` and `resampling` choose.
 
 - norm: batch and instance norm with ReLU, `norm.py`, statistics in one pass;
 - sums: their sums as kernels of our own, `sums.py`, on one device;

@@ -27,8 +27,9 @@ def norm(
     """Normalise each channel by its own mean and variance, then apply leaky ReLU.
 
     The statistics are taken in one pass, about the voxel in the middle (of the first sample, or
-    of each): it lies some standard deviations from the mean, which costs a digit at most, where
-    sums about 0 lose all of them to a large mean.
+    of each). It lies a few standard deviations from the mean, which costs about a digit, where
+    sums about 0 lose all of them to a large mean; so they need no history, as sums about the
+    running mean would, which is far away in the first steps.
 
     Args:
         x: [B, *S, C], at least one number per channel (and sample).

@@ -1,6 +1,7 @@
 """What a norm sums over its images, and a kernel that sums it: Pallas, on Triton.
 
-The terms are written once, for images and for the blocks of a kernel alike.
+The terms are written once, for images and for the blocks of a kernel alike. Pallas on Triton is
+deprecated from jax 0.11 on: the kernel has to earn its place on a card, or go with it.
 """
 
 import functools
@@ -31,8 +32,9 @@ def unit_and_gradient(x, dy, shift, moved, rate, scale, bias, *, slope: float):
     if slope == 1:
         return normal, dy
     y = normal * scale + bias
-    # At exactly 0 as jax has it.
-    return normal, jnp.where(y >= 0 if slope else y > 0, dy, slope * dy)
+    if slope:
+        return normal, jnp.where(y >= 0, dy, slope * dy)
+    return normal, jnp.where(y > 0, dy, 0)  # at exactly 0 as jax has it
 
 
 def moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
