@@ -2,9 +2,10 @@
 
     python -m benchmarks.gpu_layers [--small]
 
-Plain jax, nothing of jaxseg. For each: milliseconds, and how many passes over the images the time
-is worth at the rate of a plain copy ("passes"), beside the fewest that can be ("least"). Batch
-norm reads and writes images [B, H, W, C] in bfloat16 and computes in float32, with its gradient.
+Plain jax, but for what is called jaxseg's. For each: milliseconds, and how many passes over the
+images the time is worth at the rate of a plain copy ("passes"), beside the fewest that can be
+("least"). Batch norm reads and writes images [B, H, W, C] in bfloat16 and computes in float32, with
+its gradient.
 """
 
 import functools
@@ -19,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu_results import emit
+from jaxseg.models.gpu import norm as norm_of_jaxseg
+from jaxseg.models.gpu import pool as pool_of_jaxseg
 
 EPSILON = 1e-5
 AXES = (0, 1, 2)
@@ -189,9 +192,14 @@ def cases(batch: int, size: int, channels: int) -> list[tuple[str, float, Callab
         ]
     by_hand = ("norm and ReLU with gradient, by hand", 8, with_gradient(norm_by_hand))
     made += [(*by_hand, (dy, x, *vectors))]
+    own = functools.partial(norm_of_jaxseg.norm, epsilon=EPSILON, slope=0.0, by_sample=False)
+    for name, kernels in (("jaxseg's", False), ("jaxseg's with kernels", True)):
+        way = with_gradient(lambda *arrays, k=kernels: own(*arrays, kernels=k)[0])
+        made.append((f"norm and ReLU with gradient, {name}", 8, way, (dy, x, *vectors)))
     made += [("statistics, Pallas", 1, lambda x: sums_in_pallas(x, on_cpu), (x,))]
     pool = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
     ways = (("views", pool_by_views), ("reshape", pool_by_reshape), ("reduce_window", pool))
+    ways += (("jaxseg's", lambda x: pool_of_jaxseg.max_pool(x, (2, 2))),)
     for name, way in ways:
         made.append((f"pool with gradient, {name}", 2.75, with_gradient(way), (half, x)))
     for inputs in (3, 4, 8, 16, channels):

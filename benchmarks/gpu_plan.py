@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import gpu_results
+from jaxseg.models import gpu
 
 RESULTS = "results.jsonl"
 
@@ -129,6 +130,11 @@ def best_step(
     return run
 
 
+def with_parts(*names: str) -> dict[str, str]:
+    """Return the environment that asks for operations for a GPU; without names for all of them."""
+    return {gpu.VARIABLE: ",".join(names or gpu.PARTS)}
+
+
 def unpack(check: Check) -> Run:
     """Return the run that makes files of the packed scans."""
     if check.scans is None or check.scans.is_dir():
@@ -212,6 +218,7 @@ def talking(run: Callable[[Check], Run]) -> Callable[[Check], Run]:
 def parts() -> list[Part]:
     """Return all parts, the most important first."""
     shallow: dict[str, Any] = {"levels": 2, "compile_only": True}
+    patches: dict[str, Any] = {"volume": True, "size": 128, "batch": 2, "channels": 4}
     step_32 = talking(flagged("step_32", kernels=True))
     layers = Run(["benchmarks.gpu_layers"])
     small_layers = Run(["benchmarks.gpu_layers", "--small"])
@@ -222,21 +229,30 @@ def parts() -> list[Part]:
         Part("step_32_tuned", 130, tuned_only),
         Part("no_autotuning", 90, flagged("no_autotuning")),
         Part("torch_32", 90, torch_step("torch_32", 32)),
+        Part("plain_32", 60, best_step("plain_32")),
+        Part("all_parts_32", 110, best_step("all_parts_32", with_parts(), kernels=True)),
         Part("scans", 40, unpack),
         Part(
             "input", 70, lambda c: Run(["benchmarks.input_stages", *data(c)]), after=text("input")
         ),
         Part("training", 190, training, 100, training_results),
+        Part("step_128", 130, best_step("step_128", batch=128, kernels=True), 40),
+        Part("all_parts_128", 130, best_step("all_parts_128", with_parts(), batch=128), 40),
+        Part("volume", 150, best_step("volume", **patches), 40),
+        Part("all_parts_volume", 150, best_step("all_parts_volume", with_parts(), **patches), 40),
+        Part("norm_volume", 100, best_step("norm_volume", with_parts("norm"), **patches), 40),
+        *(
+            Part(name, 100, best_step(name, with_parts(*name.split("_")[:-1])))
+            for name in ("norm_32", "norm_sums_32", "pool_32", "channels_32")
+        ),
         Part("no_fusion_autotuning", 110, flagged("no_fusion_autotuning")),
         Part("layers", 110, lambda check: small_layers if check.small else layers),
         Part(
             "shallow", 80, lambda c: c.step("shallow", passes=True, cache=c.cache("s"), **shallow)
         ),
-        Part("step_128", 130, best_step("step_128", batch=128, kernels=True), 40),
         Part("torch_128", 90, torch_step("torch_128", 128)),
         Part("fast_variance", 100, best_step("fast_variance", fast_variance=True)),
         Part("channels_8", 100, best_step("channels_8", channels=8)),
-        Part("volume", 150, best_step("volume", volume=True, size=128, batch=2, channels=4), 40),
         *(
             Part(name, 60, flagged(name, **shallow))
             for name in ("unchecked_autotuning", "no_triton", "convolutions_only", "parallel_16")
@@ -249,5 +265,5 @@ def parts() -> list[Part]:
 
 SMALL = (  # rehearsed on a CPU, in CI: one of each kind
     *("facts", "step_32", "step_32_warm", "torch_32", "scans", "input", "training"),
-    *("layers", "volume"),
+    *("layers", "volume", "all_parts_32", "all_parts_volume"),
 )

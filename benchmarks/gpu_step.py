@@ -39,6 +39,7 @@ from benchmarks.worker_jaxseg import (  # noqa: E402
     new_state,
 )
 from jaxseg.config import Loss  # noqa: E402
+from jaxseg.models import gpu  # noqa: E402
 from jaxseg.models.unet import UNet  # noqa: E402
 from jaxseg.training.steps import supervised_loss  # noqa: E402
 
@@ -188,7 +189,8 @@ def profile(step: Step, state: Any, batch: Any, settings: Settings) -> Any:
 def main(settings: Settings):
     """Run it."""
     part = settings.part
-    emit(part, settings=dataclasses.asdict(settings), flags=os.environ.get("XLA_FLAGS", ""))
+    switches = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", gpu.VARIABLE)}
+    emit(part, settings=dataclasses.asdict(settings), flags=switches)
     seconds = listen()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

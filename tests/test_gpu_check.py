@@ -15,6 +15,7 @@ from fake_launch import is_alive
 from benchmarks import compilations, gpu_check, gpu_plan, gpu_results, gpu_scans
 from benchmarks.gpu_kernels import Kernel, by_kind, kind, largest
 from benchmarks.protocol import ROOT
+from jaxseg.models import gpu
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,9 @@ def test_every_part_can_be_asked_for(check):
     for name, part in made.items():
         module = part.run(check).command[0]
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), name
+    asked = {n: part.run(check).environment.get(gpu.VARIABLE) for n, part in made.items()}
+    assert asked["step_128"] is None and asked["pool_32"] == "pool"
+    assert asked["all_parts_128"] == asked["all_parts_volume"] == "norm,sums,pool,channels"
     spent = sum(part.limit for name, part in made.items() if name in list(made)[:6])
     assert spent < 660, "the most important parts, even if all reach their limits"
 

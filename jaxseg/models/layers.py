@@ -1,16 +1,20 @@
 """Convolution and batch norm that are fast on every device, for images and volumes.
 
 Convolutions of 3x3 and 3x3x3, batch and instance norm are XLA's, but for a single CPU device,
-where `native` has faster ones. What changes the size of an image is in `resampling.py`.
+where `native` has faster ones, and for a GPU that `gpu` has something for. What changes the size
+of an image is in `resampling.py`.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models import native
+from jaxseg.models import gpu, native
+from jaxseg.models.gpu import channels
+from jaxseg.models.gpu.norm import norm as gpu_norm
 
 _NATIVE_WINDOWS = (3, 3), (1, 3, 3), (3, 3, 3)
 
@@ -24,12 +28,14 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> ja
         strides, padding, options: as `nn.Conv` gives them.
 
     Returns:
-        [B, *S, O], equal up to rounding; exactly where `native` is not available or the window
-        is none of 3x3, 1x3x3 and 3x3x3.
+        [B, *S, O], equal up to rounding; exactly where neither `native` nor `gpu` has something
+        for it.
     """
     # A window of one pixel is a matrix product, whose gradient is faster than a convolution's.
     if kernel.size == kernel.shape[-2] * kernel.shape[-1] and set(strides) == {1}:
         return product(x, kernel.reshape(kernel.shape[-2:]))
+    if channels.fits(x, kernel) and gpu.uses("channels"):
+        x, kernel = channels.pad(x, kernel)
     window, pixels = kernel.shape[:-2], set(strides) == {1}
     around = "SAME" if pixels else [(n // 2, n // 2) for n in window]
     simple = window in _NATIVE_WINDOWS and padding == around
@@ -103,17 +109,26 @@ def batch_norm(x: jax.Array, train: bool, relu: bool, dtype: jnp.dtype) -> jax.A
         [B, *S, C]; the variables are those of an `nn.BatchNorm` with the name "batch".
     """
     common = {"momentum": 0.9, "epsilon": 1e-5, "name": "batch"}
-    in_float32 = x.dtype == dtype == jnp.float32
-    if train and in_float32 and native.fits(x.shape[-1]) and native.available():
-        return _NativeBatchNorm(relu=relu, **common)(x)
+    if train and (norm := _own_norm(x, dtype)):
+        return _BatchNorm(norm=norm, relu=relu, **common)(x)
     # Two-pass variance: the one-pass form loses all digits on inputs with a large mean.
     y = nn.BatchNorm(not train, dtype=dtype, use_fast_variance=False, **common)(x)
     return nn.relu(y) if relu else y
 
 
-class _NativeBatchNorm(nn.Module):
-    """`nn.BatchNorm` in training, and ReLU where asked, of [..., C] float32."""
+def _own_norm(x: jax.Array, dtype: jnp.dtype) -> Callable | None:
+    """Return norm and leaky ReLU in one, called as `native.norm` is; None: flax's serves."""
+    if x.dtype == dtype and gpu.uses("norm"):
+        return functools.partial(gpu_norm, kernels=gpu.uses("sums"))
+    in_float32 = x.dtype == dtype == jnp.float32
+    simple = in_float32 and native.fits(x.shape[-1]) and native.available()
+    return _norm_native if simple else None
 
+
+class _BatchNorm(nn.Module):
+    """`nn.BatchNorm` in training, and ReLU where asked, of [..., C]."""
+
+    norm: Callable
     relu: bool
     momentum: float
     epsilon: float
@@ -126,7 +141,7 @@ class _NativeBatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         slope = 0.0 if self.relu else 1.0
-        y, *statistics = _norm_native(x, scale, bias, self.epsilon, slope, False)
+        y, *statistics = self.norm(x, scale, bias, self.epsilon, slope, False)
         statistics = jax.lax.stop_gradient(statistics)  # it has none for them
         if not self.is_initializing():
             for running, new in zip((mean, variance), statistics, strict=True):
@@ -151,18 +166,18 @@ def instance_norm(x: jax.Array, slope: float, dtype: jnp.dtype, epsilon: float =
     Returns:
         [B, *S, C]; the variables are those of an `nn.GroupNorm` with the name "instance".
     """
-    in_float32 = x.dtype == dtype == jnp.float32
-    if in_float32 and native.fits(x.shape[-1]) and native.available():
-        return _NativeInstanceNorm(epsilon, slope, name="instance")(x)
+    if norm := _own_norm(x, dtype):
+        return _InstanceNorm(norm, epsilon, slope, name="instance")(x)
     # Two-pass variance, as with the batch.
     common = {"epsilon": epsilon, "dtype": dtype, "use_fast_variance": False, "name": "instance"}
     y = nn.GroupNorm(num_groups=x.shape[-1], **common)(x)
     return y if slope == 1 else leaky_relu(y, slope)
 
 
-class _NativeInstanceNorm(nn.Module):
-    """`nn.GroupNorm` with a group per channel, then leaky ReLU, of [B, *S, C] float32."""
+class _InstanceNorm(nn.Module):
+    """`nn.GroupNorm` with a group per channel, then leaky ReLU, of [B, *S, C]."""
 
+    norm: Callable
     epsilon: float
     slope: float
 
@@ -171,7 +186,7 @@ class _NativeInstanceNorm(nn.Module):
         shape, initial = x.shape[-1:], nn.initializers
         scale = self.param("scale", initial.ones_init(), shape, jnp.float32)
         bias = self.param("bias", initial.zeros_init(), shape, jnp.float32)
-        return _norm_native(x, scale, bias, self.epsilon, self.slope, True)[0]
+        return self.norm(x, scale, bias, self.epsilon, self.slope, True)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))

@@ -15,7 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models import native
+from jaxseg.models import gpu, native
+from jaxseg.models.gpu import pool
 from jaxseg.models.initial import kernel_init
 from jaxseg.models.layers import product
 
@@ -69,7 +70,6 @@ def _check_divides(x: jax.Array, window: tuple[int, ...]):
         raise ValueError(f"sizes {x.shape[1:-1]} must be multiples of the window {window}")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
     """Return the maximum of each window: [B, *(S w), C] -> [B, *S, C].
 
@@ -79,11 +79,18 @@ def max_pool(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
         ValueError: a size is no multiple of the window's (a row would be lost).
     """
     _check_divides(x, window)
+    if gpu.uses("pool") and pool.fits(window):
+        return pool.max_pool(x, window)
+    return _max_pool(x, window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
     return functools.reduce(jnp.maximum, _views(x, window))
 
 
 def _max_pool_forward(x: jax.Array, window: tuple[int, ...]) -> tuple[jax.Array, tuple]:
-    y = max_pool(x, window)
+    y = _max_pool(x, window)
     return y, (x, y)
 
 
@@ -100,7 +107,7 @@ def _max_pool_backward(window: tuple[int, ...], saved: tuple, dy: jax.Array) -> 
     return (pixel_shuffle(jnp.concatenate(gradients, axis=-1), window),)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def mean_pool(x: jax.Array, window: tuple[int, ...]) -> jax.Array:

@@ -64,6 +64,11 @@ def plain_operations() -> Iterator[None]:
         _plain = before
 
 
+def is_plain() -> bool:
+    """Return whether `plain_operations` holds."""
+    return _plain
+
+
 @functools.cache
 def problem() -> str:
     """Return why the library is not to be had; '' when it is loaded.
