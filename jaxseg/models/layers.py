@@ -33,8 +33,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> ja
     window, pixels = kernel.shape[:-2], set(strides) == {1}
     around = "SAME" if pixels else [(n // 2, n // 2) for n in window]
     simple = window in _NATIVE_WINDOWS and padding == around
-    simple &= x.dtype == kernel.dtype == jnp.float32
-    if simple and native.fits(kernel.shape[-1]) and native.available():
+    simple &= x.dtype == kernel.dtype and native.fits(kernel.shape[-1])
+    if simple and native.available() and native.takes(x.dtype):
         y = _convolve_native(x, kernel)
         # Strides by leaving out: XLA's gradient of a strided convolution takes forty times as long.
         return y if pixels else y[(slice(None), *(slice(None, None, s) for s in strides))]
@@ -103,8 +103,8 @@ def batch_norm(x: jax.Array, train: bool, relu: bool, dtype: jnp.dtype) -> jax.A
         [B, *S, C]; the variables are those of an `nn.BatchNorm` with the name "batch".
     """
     common = {"momentum": 0.9, "epsilon": 1e-5, "name": "batch"}
-    in_float32 = x.dtype == dtype == jnp.float32
-    if train and in_float32 and native.fits(x.shape[-1]) and native.available():
+    simple = train and x.dtype == dtype and native.fits(x.shape[-1])
+    if simple and native.available() and native.takes(dtype):
         return _NativeBatchNorm(relu=relu, **common)(x)
     # Two-pass variance: the one-pass form loses all digits on inputs with a large mean.
     y = nn.BatchNorm(not train, dtype=dtype, use_fast_variance=False, **common)(x)
@@ -112,7 +112,7 @@ def batch_norm(x: jax.Array, train: bool, relu: bool, dtype: jnp.dtype) -> jax.A
 
 
 class _NativeBatchNorm(nn.Module):
-    """`nn.BatchNorm` in training, and ReLU where asked, of [..., C] float32."""
+    """`nn.BatchNorm` in training, and ReLU where asked, of [..., C] that `native` takes."""
 
     relu: bool
     momentum: float
@@ -151,8 +151,8 @@ def instance_norm(x: jax.Array, slope: float, dtype: jnp.dtype, epsilon: float =
     Returns:
         [B, *S, C]; the variables are those of an `nn.GroupNorm` with the name "instance".
     """
-    in_float32 = x.dtype == dtype == jnp.float32
-    if in_float32 and native.fits(x.shape[-1]) and native.available():
+    simple = x.dtype == dtype and native.fits(x.shape[-1])
+    if simple and native.available() and native.takes(dtype):
         return _NativeInstanceNorm(epsilon, slope, name="instance")(x)
     # Two-pass variance, as with the batch.
     common = {"epsilon": epsilon, "dtype": dtype, "use_fast_variance": False, "name": "instance"}
@@ -161,7 +161,7 @@ def instance_norm(x: jax.Array, slope: float, dtype: jnp.dtype, epsilon: float =
 
 
 class _NativeInstanceNorm(nn.Module):
-    """`nn.GroupNorm` with a group per channel, then leaky ReLU, of [B, *S, C] float32."""
+    """`nn.GroupNorm` with a group per channel, then leaky ReLU, of [B, *S, C] that `native` takes."""
 
     epsilon: float
     slope: float
