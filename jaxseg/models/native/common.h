@@ -86,10 +86,18 @@ struct Bits {
 };
 
 template <int N>
-V<N> At(const uint16_t* x) {
+typename Bits<N>::words Words(const uint16_t* x) {
   typename Bits<N>::halves halves;
   std::memcpy(&halves, x, sizeof halves);
-  return (V<N>)(__builtin_convertvector(halves, typename Bits<N>::words) << 16);
+  return __builtin_convertvector(halves, typename Bits<N>::words);
+}
+template <int N>
+V<N> At(const uint16_t* x) {
+  return (V<N>)(Words<N>(x) << 16);
+}
+template <int N>
+V<N> Pairs(const uint16_t* first, const uint16_t* second) {
+  return (V<N>)(Words<N>(first) | Words<N>(second) << 16);
 }
 template <int N>
 void Put(uint16_t* x, V<N> value) {

@@ -45,9 +45,14 @@ std::vector<float> Blocked(ffi::ThreadPool& pool, const float* x, int64_t pixels
 }
 
 #ifdef __AVX512BF16__
+// Of W channels, or of fewer than 8.
 template <int W>
-void PairChannels(const uint16_t* first, const uint16_t* second, float* to, int64_t width = W) {
-  for (int64_t c = 0; c < (W ? W : width); ++c) to[c] = Pair(first[c], second[c]);
+void PairChannels(const uint16_t* first, const uint16_t* second, float* to, int64_t width) {
+  constexpr int N = std::min(W, kLanes);
+  if constexpr (W == 0)
+    for (int64_t c = 0; c < width; ++c) to[c] = Pair(first[c], second[c]);
+  else
+    for (int c = 0; c < W; c += N) Put<N>(to + c, Pairs<N>(first + c, second + c));
 }
 
 // Rows y..y_end of planes z..z_end (of all samples), channels from..to, as
@@ -110,6 +115,7 @@ struct Partners {
 
 // sum[c, :] += image[p, c] * gradient[p, :] over n units of each row, for K channels.
 template <typename Number, int N, int K, int R>
+[[gnu::noinline]]  // within its caller the sums were kept in memory
 void AddPixels(const Walk& image, const Walk& gradient, const Partners& partners, int64_t n,
                float* sum, int64_t out) {
   V<N> acc[K][R];
