@@ -161,7 +161,7 @@ def instance_norm(x: jax.Array, slope: float, dtype: jnp.dtype, epsilon: float =
 
 
 class _NativeInstanceNorm(nn.Module):
-    """`nn.GroupNorm` with a group per channel, then leaky ReLU, of [B, *S, C] that `native` takes."""
+    """`nn.GroupNorm` with a group per channel, then leaky ReLU: [B, *S, C] that `native` takes."""
 
     epsilon: float
     slope: float

@@ -159,7 +159,7 @@ def norm(
     """Normalise each channel by its own mean and variance.
 
     Args:
-        x: [B, ..., C], float32 or bfloat16, `fits(C)`, at least one number per channel (and sample).
+        x: [B, ..., C], float32 or bfloat16, `fits(C)`, one number or more per channel (and sample).
         scale, bias: [C] float32.
         epsilon: added to the variance.
         slope: what is negative in the end is multiplied with it; 0: ReLU, 1: left as it is.
