@@ -82,22 +82,27 @@ std::vector<float> Transposed(ffi::ThreadPool& pool, const float* kernel, const 
 struct Padded {
   const Box box;
   const int64_t halo, row, high;  // planes before the box, units of a row, rows of a plane
-  std::vector<float> data;
+  std::unique_ptr<float[]> data;
 
   template <typename Stored>
   Padded(const Stored* x, int64_t channels, const Box& box, const Shape& s)
       : box(box), halo(s.planes / 2), row((s.width + 2) * s.in), high(box.y_end - box.y + 2),
-        data((box.z_end - box.z + 2 * halo) * high * row) {
-    const int64_t top = std::max<int64_t>(box.y - 1, 0), end = std::min(box.y_end + 1, s.height);
+        data(std::make_unique_for_overwrite<float[]>((box.z_end - box.z + 2 * halo) * high * row)) {
     const size_t pixel = channels * sizeof(Stored);
-    for (int64_t z = std::max<int64_t>(box.z - halo, 0); z < std::min(box.z_end + halo, s.depth); ++z)
-      for (int64_t y = top; y < end; ++y) {
-        float* to = &data[((z - box.z + halo) * high + y - box.y + 1) * row + s.in];
+    float* to = data.get();
+    for (int64_t z = box.z - halo; z < box.z_end + halo; ++z)
+      for (int64_t y = box.y - 1; y < box.y_end + 1; ++y, to += row) {
+        const bool inside = z >= 0 && z < s.depth && y >= 0 && y < s.height;
         const Stored* from = x + ((box.b * s.depth + z) * s.height + y) * s.width * channels;
-        if (pixel == s.in * sizeof(float))
-          std::memcpy(to, from, s.width * pixel);
-        else  // the last unit is not full
-          for (int64_t p = 0; p < s.width; ++p) std::memcpy(to + p * s.in, from + p * channels, pixel);
+        if (inside && pixel == s.in * sizeof(float)) {
+          std::fill_n(to, s.in, 0.0f);
+          std::memcpy(to + s.in, from, s.width * pixel);
+          std::fill_n(to + row - s.in, s.in, 0.0f);
+          continue;
+        }
+        std::fill_n(to, row, 0.0f);
+        for (int64_t p = 0; inside && p < s.width; ++p)  // whose last unit is not full
+          std::memcpy(to + (p + 1) * s.in, from + p * channels, pixel);
       }
   }
 
@@ -110,10 +115,18 @@ struct Padded {
   }
 };
 
-// Boxes whose padded copies stay in the cache while all outputs are computed.
-Cut CutForConvolution(const Shape& s) {
+// Boxes whose padded copies stay in the cache while all outputs are computed; of images, as high
+// as one another, and with a few images enough of them that every thread has its share, but not so
+// low that most of a box is copied twice.
+Cut CutForConvolution(const Shape& s, int64_t blocks) {
+  constexpr int64_t kHigh = 8;
   const int64_t rows = (s.planes == 1 ? 1 : 2) * kNear / ((s.width + 2) * s.in);
-  if (s.planes == 1) return Cut(1, std::clamp<int64_t>(rows - 2, 1, s.height), s);
+  if (s.planes == 1) {
+    const int64_t fit = std::clamp<int64_t>(rows - 2, 1, s.height);
+    const int64_t shared = std::min(kParts / (s.batch * blocks), (s.height + kHigh - 1) / kHigh);
+    const int64_t strips = std::max((s.height + fit - 1) / fit, shared);
+    return Cut(1, (s.height + strips - 1) / strips, s);
+  }
   const int64_t side = std::sqrt(rows);  // as deep as high: the least to copy
   const int64_t planes = std::clamp<int64_t>(side - 2, 1, s.depth);
   return Cut(planes, std::clamp<int64_t>(rows / (planes + 2) - 2, 1, s.height), s);
@@ -123,8 +136,9 @@ Cut CutForConvolution(const Shape& s) {
 template <typename Number>
 void ConvolveImages(ffi::ThreadPool& pool, const typename Number::Stored* x, int64_t channels,
                     const float* w, typename Number::Stored* y, const Shape& s) {
-  const Cut cut = CutForConvolution(s);
-  const int64_t boxes = cut.count(s), blocks = (s.out + 2 * kLanes - 1) / (2 * kLanes);
+  const int64_t blocks = (s.out + 2 * kLanes - 1) / (2 * kLanes);
+  const Cut cut = CutForConvolution(s, blocks);
+  const int64_t boxes = cut.count(s);
   const int64_t groups = std::min((kParts + boxes - 1) / boxes, blocks);  // of outputs: small images
   Parallel(pool, boxes * groups, [&](int part) {
     const Padded padded(x, channels, cut.box(part / groups, s), s);
