@@ -6,6 +6,8 @@ import importlib.metadata
 import importlib.util
 import os
 
+from jaxseg.machine.heap import give_back_holes
+
 # Compiles faster at the same step time; known to every jaxlib we support.
 _ALWAYS = ("--xla_backend_optimization_level=1",)
 # Keeps convolutions out of a fusion that makes their kernel gradient slow; an unknown flag
@@ -48,3 +50,4 @@ def _keep_memory():
         library = ctypes.CDLL("libc.so.6")
         for parameter, value in _MALLOPT.values():
             library.mallopt(parameter, value)
+        give_back_holes()

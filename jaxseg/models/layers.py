@@ -39,8 +39,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> ja
     window, pixels = kernel.shape[:-2], set(strides) == {1}
     around = "SAME" if pixels else [(n // 2, n // 2) for n in window]
     simple = window in _NATIVE_WINDOWS and padding == around
-    simple &= x.dtype == kernel.dtype == jnp.float32
-    if simple and native.fits(kernel.shape[-1]) and native.available():
+    simple &= x.dtype == kernel.dtype and native.fits(kernel.shape[-1])
+    if simple and native.available() and native.takes(x.dtype):
         y = _convolve_native(x, kernel)
         # Strides by leaving out: XLA's gradient of a strided convolution takes forty times as long.
         return y if pixels else y[(slice(None), *(slice(None, None, s) for s in strides))]
@@ -120,9 +120,8 @@ def _own_norm(x: jax.Array, dtype: jnp.dtype) -> Callable | None:
     """Return norm and leaky ReLU in one, called as `native.norm` is; None: flax's serves."""
     if x.dtype == dtype and gpu.uses("norm"):
         return functools.partial(gpu_norm, kernels=gpu.uses("sums"))
-    in_float32 = x.dtype == dtype == jnp.float32
-    simple = in_float32 and native.fits(x.shape[-1]) and native.available()
-    return _norm_native if simple else None
+    simple = x.dtype == dtype and native.fits(x.shape[-1])
+    return _norm_native if simple and native.available() and native.takes(dtype) else None
 
 
 class _BatchNorm(nn.Module):

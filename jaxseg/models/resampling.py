@@ -96,8 +96,8 @@ def _max_pool_forward(x: jax.Array, window: tuple[int, ...]) -> tuple[jax.Array,
 
 def _max_pool_backward(window: tuple[int, ...], saved: tuple, dy: jax.Array) -> tuple[jax.Array]:
     x, y = saved
-    simple = len(window) in (2, 3) and x.dtype == jnp.float32
-    if simple and native.fits(x.shape[-1]) and native.available():
+    simple = len(window) in (2, 3) and native.fits(x.shape[-1])
+    if simple and native.available() and native.takes(x.dtype):
         return (native.pool_gradient(x, y, dy),)
     gradients, taken = [], jnp.zeros(y.shape, bool)
     for view in _views(x, window):

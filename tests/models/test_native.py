@@ -20,6 +20,10 @@ NO_COMPILER = "no C++ compiler" in native.problem()
 pytestmark = pytest.mark.skipif(NO_COMPILER, reason=native.problem())
 
 ORDER = ("NHWC", "HWIO", "NHWC")
+HALF = jnp.dtype(jnp.bfloat16)
+in_bfloat16 = pytest.mark.skipif(
+    NO_COMPILER or not native.takes(HALF), reason="this CPU does not multiply bfloat16"
+)
 VOLUMES = (  # batch, depth, height, width, channels, outputs
     (2, 6, 8, 16, 16, 32),
     (1, 1, 4, 5, 4, 16),  # one plane: the kernel's middle alone
@@ -50,6 +54,12 @@ def made(shape, window, seed=0):
     return tuple(rng.normal(size=size).astype(np.float32) for size in sizes)
 
 
+def rounded(*arrays):
+    """Round to bfloat16: the arrays, and the same numbers in float64."""
+    half = [jnp.asarray(a, HALF) for a in arrays]
+    return half, [np.asarray(a, np.float64) for a in half]
+
+
 def reference(image, kernel, dy):
     """Sum over the taps in float64: the result and both gradients."""
     image, kernel, dy = (np.asarray(a, np.float64) for a in (image, kernel, dy))
@@ -71,6 +81,13 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
 
 
+def assert_rounded(actual, expected, exact=3e-6):
+    """Equal to a sum in float32 (see above) that was rounded to bfloat16: 8 digits."""
+    assert actual.shape == expected.shape and actual.dtype == HALF
+    apart = np.abs(np.asarray(actual, np.float64) - expected)
+    assert (apart <= 2.0**-8 * np.abs(expected) + exact * np.abs(expected).max()).all()
+
+
 CASES = [(shape, (3, 3)) for shape in SHAPES]
 CASES += [(shape, window) for shape in VOLUMES for window in ((3, 3, 3), (1, 3, 3))]
 
@@ -84,6 +101,18 @@ def test_values_and_gradients_are_the_sums_over_all_taps(shape, window):
     assert_close(kernel_gradient(image, dy), d_kernel)
     if native.fits(shape[-2]):
         assert_close(jax.jit(native.image_gradient)(dy, kernel), d_image)
+
+
+@in_bfloat16
+@pytest.mark.parametrize(("shape", "window"), CASES)
+def test_in_bfloat16_sums_are_those_of_float32_rounded_once(shape, window):
+    (image, kernel, dy), exact = rounded(*made(shape, window))
+    result, d_image, d_kernel = reference(*exact)
+    assert_rounded(jax.jit(native.convolve)(image, kernel), result)
+    kernel_gradient = jax.jit(functools.partial(native.kernel_gradient, window=window))
+    assert_rounded(kernel_gradient(image, dy), d_kernel)
+    if native.fits(shape[-2]):
+        assert_rounded(jax.jit(native.image_gradient)(dy, kernel), d_image)
 
 
 @pytest.mark.parametrize("size", ((3, 9, 10), (9, 1, 12), (1, 1, 1), (2, 8, 7)))
@@ -113,6 +142,23 @@ def test_differentiated_as_xla_does(window, channels):
     assert_close(actual, expected)
     for mine, xla in zip(native_pull_back(dy), pull_back(dy), strict=True):
         assert_close(mine, xla)
+
+
+@in_bfloat16
+@pytest.mark.parametrize("channels", (3, 16))
+@pytest.mark.parametrize("window", ((3, 3), (1, 3, 3), (3, 3, 3)))
+def test_differentiated_in_bfloat16_as_xla_does(window, channels):
+    rank = len(window)
+    (image, kernel, dy), _ = rounded(*made((2, *(5, 12, 10)[-rank:], channels, 16), window))
+
+    def plain(x, k):
+        return jax.lax.conv_general_dilated(x, k, (1,) * rank, "SAME", **OPTIONS[rank + 2])
+
+    expected, pull_back = jax.vjp(plain, image, kernel)
+    actual, native_pull_back = jax.vjp(layers._convolve_native, image, kernel)
+    for mine, xla in zip((actual, *native_pull_back(dy)), (expected, *pull_back(dy)), strict=True):
+        xla = np.asarray(xla, np.float64)
+        assert_rounded(mine, xla, exact=2e-3)  # XLA may round on the way
 
 
 EPSILON = 1e-5
@@ -167,6 +213,27 @@ def test_norm_and_its_gradient_are_those_of_float64(shape, mean, std, slope):
         assert (close | (unsure & (slope < 1) if mine.shape == shape else False)).all()
 
 
+@in_bfloat16
+@pytest.mark.parametrize("slope", SLOPES)
+@pytest.mark.parametrize(("shape", "mean", "std"), NORMED)
+def test_norm_in_bfloat16_has_the_statistics_of_float32(shape, mean, std, slope):
+    x, dy, scale, bias = normed(shape, mean, std)
+    (x, dy), (exact_x, exact_dy) = rounded(x, dy)
+    values, gradients = reference_norm(exact_x, exact_dy, scale, bias, slope)
+    y, *statistics = native.norm(x, scale, bias, EPSILON, slope, True)
+    assert_rounded(y, values[0], exact=4e-6)
+    for mine, expected in zip(statistics, values[1:], strict=True):
+        assert mine.dtype == jnp.float32
+        np.testing.assert_allclose(mine, expected, rtol=1e-6, atol=4e-6 * np.abs(values[0]).max())
+    statistics = tuple(np.float32(v) for v in values[1:])
+    dx, *others = native.norm_gradient(dy, x, statistics, scale, bias, EPSILON, slope)
+    sure = (slope == 1) | (np.abs(values[0]) > 1e-4 * np.abs(values[0]).max())
+    assert_rounded(jnp.where(sure, dx, 0), np.where(sure, gradients[0], 0), exact=2e-4)
+    for mine, expected in zip(others, gradients[1:], strict=True):
+        assert mine.dtype == jnp.float32
+        np.testing.assert_allclose(mine, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+
+
 def test_what_is_not_a_number_is_not_hidden_by_the_relu():
     x, _, scale, bias = normed((2, 35, 16), 0.0, 1.0)
     x[1, 20, 5] = np.nan
@@ -207,6 +274,16 @@ def test_the_gradient_of_pooling_goes_to_the_first_largest(monkeypatch, shape):
     np.testing.assert_array_equal(actual, native.pool_gradient(x, y, dy))
 
 
+@in_bfloat16
+def test_the_gradient_of_pooling_in_bfloat16_is_that_of_float32():
+    rng = np.random.default_rng(0)
+    (x, dy), _ = rounded(rng.integers(0, 3, (2, 4, 6, 24)), rng.normal(size=(2, 2, 3, 24)))
+    y = resampling.max_pool(x, (2, 2))
+    actual = native.pool_gradient(x, y, dy)
+    expected = native.pool_gradient(*(a.astype(jnp.float32) for a in (x, y, dy)))
+    np.testing.assert_array_equal(actual.astype(jnp.float32), expected)
+
+
 def test_windows_of_pooling_may_differ_by_axis():
     """1x2x4 and 3x1x1, against the first largest found by argmax."""
     rng = np.random.default_rng(1)
@@ -223,9 +300,12 @@ def test_windows_of_pooling_may_differ_by_axis():
         np.testing.assert_array_equal(actual, expected.reshape(x.shape).astype(np.float32))
 
 
-def test_the_same_bits_every_time():
+@pytest.mark.parametrize(
+    "dtype", (jnp.float32, pytest.param(HALF, marks=in_bfloat16)), ids=("float32", "bfloat16")
+)
+def test_the_same_bits_every_time(dtype):
     for size, window in (((3, 40, 64), (3, 3)), ((1, 24, 20, 20), (3, 3, 3))):
-        image, _, dy = made((*size, 16, 32), window)
+        image, _, dy = (jnp.asarray(a, dtype) for a in made((*size, 16, 32), window))
         kernel_gradient = jax.jit(functools.partial(native.kernel_gradient, window=window))
         first, second = (kernel_gradient(image, dy) for _ in range(2))
         np.testing.assert_array_equal(first, second)
@@ -281,7 +361,7 @@ def test_batch_norm_is_chosen_for_what_it_can_do_and_for_nothing_else(monkeypatc
     assert is_native(jnp.zeros((2, 4, 4, 8)))
     assert not is_native(jnp.zeros((2, 4, 4, 8)), train=False)
     assert not is_native(jnp.zeros((2, 4, 4, 12)))
-    assert not is_native(jnp.zeros((2, 4, 4, 8), jnp.bfloat16))
+    assert not is_native(jnp.zeros((2, 4, 4, 8), HALF))  # the result is to be float32
     monkeypatch.setattr(native, "available", lambda: False)
     assert not is_native(jnp.zeros((2, 4, 4, 8)))
 
@@ -328,7 +408,7 @@ def test_instance_norm_is_chosen_for_what_it_can_do_and_for_nothing_else(monkeyp
 
     assert is_native(jnp.zeros((2, 4, 4, 4, 8)))
     assert not is_native(jnp.zeros((2, 4, 4, 12)))
-    assert not is_native(jnp.zeros((2, 4, 4, 8), jnp.bfloat16))
+    assert not is_native(jnp.zeros((2, 4, 4, 8), HALF))
     monkeypatch.setattr(native, "available", lambda: False)
     assert not is_native(jnp.zeros((2, 4, 4, 8)))
 
@@ -359,7 +439,8 @@ def test_chosen_for_what_it_can_do_and_for_nothing_else(monkeypatch):
     assert not uses_native(x, kernel[:1, :1])
     assert not uses_native(x, kernel, strides=(2, 2))
     assert not uses_native(x, kernel, padding="VALID")
-    assert not uses_native(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    assert not uses_native(x.astype(jnp.float16), kernel.astype(jnp.float16))
+    assert uses_native(x.astype(HALF), kernel.astype(HALF)) == native.takes(HALF)
     volume, window = jnp.zeros((1, 8, 8, 8, 4)), jnp.zeros((3, 3, 3, 4, 8))
     assert uses_native(volume, window, strides=(1, 1, 1))
     assert uses_native(volume, window[:1], strides=(1, 1, 1))
@@ -434,8 +515,23 @@ def test_without_a_compiler_xla_serves_and_says_why(tmp_path):
     assert "JAXSEG_NATIVE=0" in run_program(**cache, JAXSEG_NATIVE="0")
 
 
+@in_bfloat16
+def test_without_the_instruction_float32_alone_is_taken(tmp_path):
+    """As compiled for a CPU that has no AVX512-BF16."""
+    compiler = tmp_path / "c++"
+    compiler.write_text(f'#!/bin/sh\nexec {shutil.which("c++")} -mno-avx512bf16 "$@"\n')
+    compiler.chmod(0o755)
+    program = """
+import jax.numpy as jnp
+from jaxseg.models import native
+print(native.problem() or "none", native.takes(jnp.float32), native.takes(jnp.bfloat16))
+"""
+    told = run_program(program, XDG_CACHE_HOME=str(tmp_path), CXX=str(compiler))
+    assert told.split() == ["none", "True", "False"]
+
+
 COMPARED = """
-import jax, numpy as np
+import jax, jax.numpy as jnp, numpy as np
 from jaxseg.models import native
 assert not native.problem(), native.problem()
 x = np.random.default_rng(0).normal(size=(2, 9, 7, 24)).astype(np.float32)
@@ -445,7 +541,15 @@ dx, *_ = native.norm_gradient(y, x, statistics, scale, bias, 1e-5, 1.0)
 kernel = np.eye(24) * np.eye(9)[4].reshape(3, 3, 1, 1)
 centre = native.convolve(x, kernel.astype(np.float32))
 means = np.asarray(y).mean((0, 1, 2)), np.asarray(dx).mean((0, 1, 2))
-print(np.abs(means).max() < 1e-6, (centre == x).all())
+same = (centre == x).all()
+if native.takes(jnp.bfloat16):
+    x, kernel = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)
+    same &= (native.convolve(x, kernel) == x).all() & (native.image_gradient(x, kernel) == x).all()
+    same &= bool(jnp.isfinite(native.kernel_gradient(x, x, (3, 3))).all())
+    y, *statistics = native.norm(x, scale, bias, 1e-5, 1.0, False)
+    dx = native.norm_gradient(y, x, statistics, scale, bias, 1e-5, 1.0)[0]
+    same &= bool(jnp.isfinite(dx).all())
+print(np.abs(means).max() < 1e-6, same)
 """
 
 

@@ -2,7 +2,8 @@
 
 Needs a C++20 compiler (g++ or clang++, as torch.compile does) and makes one small library in
 the user's cache folder, whose functions XLA calls. Where that cannot be, or on other devices,
-XLA's own operations serve: `available` says which, `layers` chooses.
+XLA's own operations serve: `available` and `takes` say which, `layers` chooses. All take
+float32, and bfloat16 with sums in float32 where the CPU multiplies it (AVX512-BF16).
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from jaxseg.errors import UserError, one_line
 from jaxseg.machine.start import folder_of_machine
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("common.h", "conv3x3.cc", "norm.cc", "pool.cc")
+_SOURCES = ("common.h", "box.h", "conv3x3.cc", "kernel_gradient.cc", "norm.cc", "pool.cc")
 # One unit, since most of the time goes into jax's header.
 _UNIT = "".join(f'#include "{name}"\n' for name in _SOURCES)
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-x", "c++", "-")
@@ -38,6 +39,7 @@ _SYMBOLS = {
     "jaxseg_norm_gradient": "JaxsegNormGradient",
     "jaxseg_pool_gradient": "JaxsegPoolGradient",
 }
+_BFLOAT16 = "_bfloat16"  # ends the targets that take it
 _MULTIPLE = 8  # of the number of channels made: the smallest register of floats
 _plain = False
 
@@ -46,6 +48,11 @@ def available() -> bool:
     """Return whether to use these operations: one CPU device, and the library loads."""
     one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
     return one_cpu and not _plain and not problem()
+
+
+def takes(dtype: jnp.dtype) -> bool:
+    """Return whether they take such numbers, where they are `available`; always float32."""
+    return dtype == jnp.float32 or dtype == jnp.bfloat16 and _takes_bfloat16()
 
 
 def fits(features: int) -> bool:
@@ -78,13 +85,24 @@ def problem() -> str:
     if os.environ.get("JAXSEG_NATIVE") == "0":
         return "switched off by JAXSEG_NATIVE=0"
     try:
-        library = ctypes.CDLL(str(_built()))
+        _takes_bfloat16()
     except (OSError, subprocess.SubprocessError, UserError) as error:
         return one_line(error)[:200]
+    return ""
+
+
+@functools.cache
+def _takes_bfloat16() -> bool:
+    """Load the library; return whether this CPU's has the operations in bfloat16 too."""
+    library, made = ctypes.CDLL(str(_built())), []
     for target, symbol in _SYMBOLS.items():
+        made += [(target, symbol)]
+        if both := hasattr(library, symbol + "Bfloat16"):
+            made += [(target + _BFLOAT16, symbol + "Bfloat16")]
+    for target, symbol in made:
         function = jax.ffi.pycapsule(getattr(library, symbol))
         jax.ffi.register_ffi_target(target, function, platform="cpu")
-    return ""
+    return both
 
 
 def _built() -> Path:
@@ -118,11 +136,11 @@ def convolve(image: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve with a kernel of 3x3, 1x3x3 or 3x3x3 pixels, zeros outside the image.
 
     Args:
-        image: [B, H, W, C] or [B, D, H, W, C] float32.
-        kernel: [3, 3, C, O], or [1 or 3, 3, 3, C, O], float32, `fits(O)`.
+        image: [B, H, W, C] or [B, D, H, W, C], float32 or bfloat16.
+        kernel: [3, 3, C, O], or [1 or 3, 3, 3, C, O], of the same, `fits(O)`.
 
     Returns:
-        [B, (D,) H, W, O] float32.
+        [B, (D,) H, W, O] of the same; sums are taken in float32.
     """
     shape = (*image.shape[:-1], kernel.shape[-1])
     return _call("jaxseg_convolve", [shape], image, kernel)[0]
@@ -146,15 +164,15 @@ def norm(
     """Normalise each channel by its own mean and variance.
 
     Args:
-        x: [B, ..., C] float32, `fits(C)`, at least one number per channel (and sample).
+        x: [B, ..., C], float32 or bfloat16, `fits(C)`, one number or more per channel (and sample).
         scale, bias: [C] float32.
         epsilon: added to the variance.
         slope: what is negative in the end is multiplied with it; 0: ReLU, 1: left as it is.
         by_sample: instance norm; otherwise all of the batch together.
 
     Returns:
-        [B, ..., C] like x, mean and biased variance, [B, C] by sample, otherwise [C]; sums are
-        taken in float64.
+        [B, ..., C] like x, mean and biased variance, float32, [B, C] by sample, otherwise [C];
+        sums are taken in float64.
     """
     statistics = (x.shape[0], *scale.shape) if by_sample else scale.shape
     shapes = x.shape, statistics, statistics
@@ -183,7 +201,7 @@ def pool_gradient(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
     """Return the gradient of max-pooling: dy for the first largest element of each window, else 0.
 
     Args:
-        x: [B, *(S w), C] float32 of two or three spatial axes, `fits(C)`.
+        x: [B, *(S w), C] of two or three spatial axes, float32 or bfloat16, `fits(C)`.
         y, dy: [B, *S, C], what was pooled and its gradient; the windows follow from the shapes.
 
     Returns:
@@ -194,6 +212,10 @@ def pool_gradient(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _call(target: str, shapes: Sequence[tuple[int, ...]], *arrays: jax.Array, **options):
-    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    """The first result has the numbers of the first array, others are float32."""
+    dtype = jnp.dtype(arrays[0].dtype)
+    dtypes = dtype, *(jnp.float32 for _ in shapes[1:])
+    results = [jax.ShapeDtypeStruct(*result) for result in zip(shapes, dtypes, strict=True)]
     given = {k: np.float32(v) if isinstance(v, float) else v for k, v in options.items()}
-    return jax.ffi.ffi_call(target, results)(*arrays, **given)
+    kind = _BFLOAT16 if dtype == jnp.bfloat16 else ""
+    return jax.ffi.ffi_call(target + kind, results)(*arrays, **given)

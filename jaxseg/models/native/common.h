@@ -1,10 +1,12 @@
-// What the operations share: registers of floats, blocks of channels, work on XLA's threads.
+// What the operations share: registers of floats, kinds of numbers, blocks of channels, work on
+// XLA's threads.
 
 #ifndef JAXSEG_NATIVE_COMMON_H_
 #define JAXSEG_NATIVE_COMMON_H_
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
@@ -15,6 +17,9 @@
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace ffi = xla::ffi;
 
@@ -42,6 +47,69 @@ template <int N>
 void Put(float* x, V<N> value) {
   std::memcpy(x, &value, sizeof value);
 }
+
+// What an array holds. A product takes 32 bits of it, a unit, which pass for a float wherever they
+// are only moved.
+struct Float32 {
+  using Stored = float;
+  static constexpr ffi::DataType kType = ffi::F32;
+  static constexpr int kInUnit = 1;
+  template <int N>
+  static V<N> Add(V<N> sum, float x, V<N> k) {
+    return sum + x * k;
+  }
+};
+
+#ifdef __AVX512BF16__
+// Two neighbours in a unit: both products are added, in float32 (denormal numbers count as 0).
+struct Bfloat16 {
+  using Stored = uint16_t;
+  static constexpr ffi::DataType kType = ffi::BF16;
+  static constexpr int kInUnit = 2;
+  template <int N>
+  static V<N> Add(V<N> sum, float x, V<N> k) {
+    if constexpr (N == 16)
+      return (V<N>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(x), (__m512bh)k);
+    else
+      return (V<N>)_mm256_dpbf16_ps((__m256)sum, (__m256bh)_mm256_set1_ps(x), (__m256bh)k);
+  }
+};
+
+inline float Pair(uint16_t first, uint16_t second) {
+  return std::bit_cast<float>(first | static_cast<uint32_t>(second) << 16);
+}
+
+template <int N>
+struct Bits {
+  typedef uint16_t halves __attribute__((vector_size(N * sizeof(uint16_t))));
+  typedef uint32_t words __attribute__((vector_size(N * sizeof(uint32_t))));
+};
+
+template <int N>
+typename Bits<N>::words Words(const uint16_t* x) {
+  typename Bits<N>::halves halves;
+  std::memcpy(&halves, x, sizeof halves);
+  return __builtin_convertvector(halves, typename Bits<N>::words);
+}
+template <int N>
+V<N> At(const uint16_t* x) {
+  return (V<N>)(Words<N>(x) << 16);
+}
+template <int N>
+V<N> Pairs(const uint16_t* first, const uint16_t* second) {
+  return (V<N>)(Words<N>(first) | Words<N>(second) << 16);
+}
+template <int N>
+void Put(uint16_t* x, V<N> value) {
+  if constexpr (N == 16) {
+    const __m256bh half = _mm512_cvtneps_pbh((__m512)value);
+    std::memcpy(x, &half, sizeof half);
+  } else {
+    const __m128bh half = _mm256_cvtneps_pbh((__m256)value);
+    std::memcpy(x, &half, sizeof half);
+  }
+}
+#endif
 
 constexpr int kParts = 16;  // of work; does not depend on threads, so sums keep their order
 
@@ -83,15 +151,15 @@ void ForChannels(int64_t channels, const F& f) {
 // How XLA calls a function: with its threads, what else is bound, and then these arrays.
 inline auto BindToPool() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
-template <int kArguments, int kResults, typename Binding>
-auto Arrays(Binding&& binding) {  // kResults at least 1; a binding cannot be moved as it is
-  using Array = ffi::Buffer<ffi::F32>;
-  if constexpr (kArguments > 0)
-    return Arrays<kArguments - 1, kResults>(std::move(binding).template Arg<Array>());
-  else if constexpr (kResults > 1)
-    return Arrays<0, kResults - 1>(std::move(binding).template Ret<Array>());
-  else
+template <int kResults, ffi::DataType kType, ffi::DataType... kOthers, typename Binding>
+auto Arrays(Binding&& binding) {  // the results are the last; a binding cannot be moved as it is
+  using Array = ffi::Buffer<kType>;
+  if constexpr (sizeof...(kOthers) == 0)
     return std::move(binding).template Ret<Array>();
+  else if constexpr (sizeof...(kOthers) < kResults)
+    return Arrays<kResults, kOthers...>(std::move(binding).template Ret<Array>());
+  else
+    return Arrays<kResults, kOthers...>(std::move(binding).template Arg<Array>());
 }
 
 #endif  // JAXSEG_NATIVE_COMMON_H_

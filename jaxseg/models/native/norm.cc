@@ -5,7 +5,7 @@
 //
 // XLA goes through the pixels about six times forward and fourteen times backward, this three and
 // five times: large images do not fit into the cache, and the memory is what takes the time.
-// float32, C a multiple of 8. Compiled on first use and called by XLA (see __init__.py).
+// float32, or pixels in bfloat16 and all else in float32, C a multiple of 8. Compiled on first use and called by XLA (see __init__.py).
 
 #include <cmath>
 
@@ -17,7 +17,8 @@ struct Extent {
   int64_t groups, pixels, channels;
 };
 
-Extent ExtentOf(const ffi::Buffer<ffi::F32>& x, int64_t statistics) {
+template <typename Array>
+Extent ExtentOf(const Array& x, int64_t statistics) {
   const int64_t channels = x.dimensions().back(), groups = statistics / channels;
   return {groups, static_cast<int64_t>(x.element_count()) / statistics, channels};
 }
@@ -51,7 +52,8 @@ struct Moments {
 };
 
 // Returns those of each group.
-std::vector<Moments> MomentsOf(ffi::ThreadPool& pool, const float* x, const Extent& s) {
+template <typename Stored>
+std::vector<Moments> MomentsOf(ffi::ThreadPool& pool, const Stored* x, const Extent& s) {
   std::vector<Moments> parts(s.groups * kParts, Moments(s.channels));
   ForBlocks(pool, s, [&](int part, int64_t first, int64_t last) {
     const float n = last - first;
@@ -110,12 +112,14 @@ struct AffineRegisters {
   V<N> operator()(V<N> x, int r) const { return (x - mean[r]) * factor[r] + bias[r]; }
 };
 
-ffi::Error Norm(ffi::ThreadPool pool, float epsilon, float slope, ffi::Buffer<ffi::F32> image,
-                ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> bias,
-                ffi::Result<ffi::Buffer<ffi::F32>> result, ffi::Result<ffi::Buffer<ffi::F32>> mean,
-                ffi::Result<ffi::Buffer<ffi::F32>> variance) {
+using Floats = ffi::Buffer<ffi::F32>;
+
+template <typename Number, typename Array = ffi::Buffer<Number::kType>>
+ffi::Error Norm(ffi::ThreadPool pool, float epsilon, float slope, Array image, Floats scale,
+                Floats bias, ffi::Result<Array> result, ffi::Result<Floats> mean,
+                ffi::Result<Floats> variance) {
   const Extent s = ExtentOf(image, mean->element_count());
-  const float* x = image.typed_data();
+  const auto* x = image.typed_data();
   const std::vector<Moments> moments = MomentsOf(pool, x, s);
   for (int64_t i = 0; i < s.groups * s.channels; ++i) {
     const Moments& group = moments[i / s.channels];
@@ -124,7 +128,7 @@ ffi::Error Norm(ffi::ThreadPool pool, float epsilon, float slope, ffi::Buffer<ff
   }
   const Affine affine(mean->typed_data(), variance->typed_data(), scale.typed_data(),
                       bias.typed_data(), epsilon, s);
-  float* y = result->typed_data();
+  auto* y = result->typed_data();
   ForBlocks(pool, s, [&](int part, int64_t first, int64_t last) {
     ForChannels(s.channels, [&]<int N, int R>(int64_t c) {
       const AffineRegisters<N, R> normalised(affine, part / kParts * s.channels, c);
@@ -140,15 +144,13 @@ ffi::Error Norm(ffi::ThreadPool pool, float epsilon, float slope, ffi::Buffer<ff
   return ffi::Error::Success();
 }
 
-ffi::Error NormGradient(ffi::ThreadPool pool, float epsilon, float slope,
-                        ffi::Buffer<ffi::F32> gradient, ffi::Buffer<ffi::F32> image,
-                        ffi::Buffer<ffi::F32> mean, ffi::Buffer<ffi::F32> variance,
-                        ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> bias,
-                        ffi::Result<ffi::Buffer<ffi::F32>> image_gradient,
-                        ffi::Result<ffi::Buffer<ffi::F32>> scale_gradient,
-                        ffi::Result<ffi::Buffer<ffi::F32>> bias_gradient) {
+template <typename Number, typename Array = ffi::Buffer<Number::kType>>
+ffi::Error NormGradient(ffi::ThreadPool pool, float epsilon, float slope, Array gradient,
+                        Array image, Floats mean, Floats variance, Floats scale, Floats bias,
+                        ffi::Result<Array> image_gradient, ffi::Result<Floats> scale_gradient,
+                        ffi::Result<Floats> bias_gradient) {
   const Extent s = ExtentOf(image, mean.element_count());
-  const float *x = image.typed_data(), *dy = gradient.typed_data();
+  const auto *x = image.typed_data(), *dy = gradient.typed_data();
   const Affine affine(mean.typed_data(), variance.typed_data(), scale.typed_data(),
                       bias.typed_data(), epsilon, s);
   // The gradient before the ReLU; at 0 as jax has it: none, but all of it where ReLU leaks.
@@ -199,7 +201,7 @@ ffi::Error NormGradient(ffi::ThreadPool pool, float epsilon, float slope,
     bias_gradient->typed_data()[c] = bias_sum;
     scale_gradient->typed_data()[c] = scale_sum;
   }
-  float* dx = image_gradient->typed_data();
+  auto* dx = image_gradient->typed_data();
   ForBlocks(pool, s, [&](int part, int64_t first, int64_t last) {
     ForChannels(s.channels, [&]<int N, int R>(int64_t c) {
       const int64_t group = part / kParts * s.channels;
@@ -218,7 +220,24 @@ ffi::Error NormGradient(ffi::ThreadPool pool, float epsilon, float slope,
 
 auto Bound() { return BindToPool().Attr<float>("epsilon").Attr<float>("slope"); }
 
+template <typename Number>
+auto BindNorm() {
+  return Arrays<3, Number::kType, ffi::F32, ffi::F32, Number::kType, ffi::F32, ffi::F32>(Bound());
+}
+
+template <typename Number>
+auto BindNormGradient() {
+  return Arrays<3, Number::kType, Number::kType, ffi::F32, ffi::F32, ffi::F32, ffi::F32,
+                Number::kType, ffi::F32, ffi::F32>(Bound());
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegNorm, Norm, (Arrays<3, 3>(Bound())));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegNormGradient, NormGradient, (Arrays<6, 3>(Bound())));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegNorm, Norm<Float32>, BindNorm<Float32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegNormGradient, NormGradient<Float32>,
+                              BindNormGradient<Float32>());
+#ifdef __AVX512BF16__
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegNormBfloat16, Norm<Bfloat16>, BindNorm<Bfloat16>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegNormGradientBfloat16, NormGradient<Bfloat16>,
+                              BindNormGradient<Bfloat16>());
+#endif

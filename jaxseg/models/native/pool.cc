@@ -2,20 +2,20 @@
 //
 // XLA writes it as a choice over views, one per element of the window, and puts these together
 // again: it goes through the image about ten times, this once. image [B, D, H, W, C], result of the
-// pooling and its gradient smaller by the window, float32, C a multiple of 8.
+// pooling and its gradient smaller by the window, float32 or bfloat16, C a multiple of 8.
 
 #include "common.h"
 
 namespace {
 
-ffi::Error PoolGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> image,
-                        ffi::Buffer<ffi::F32> pooled, ffi::Buffer<ffi::F32> gradient,
-                        ffi::Result<ffi::Buffer<ffi::F32>> image_gradient) {
+template <typename Number, typename Array = ffi::Buffer<Number::kType>>
+ffi::Error PoolGradient(ffi::ThreadPool pool, Array image, Array pooled, Array gradient,
+                        ffi::Result<Array> image_gradient) {
   auto d = image.dimensions(), p = pooled.dimensions();
   const int64_t channels = d[4], row = d[3] * channels, plane = d[2] * row;
   const int64_t planes = d[1] / p[1], rows = d[2] / p[2], columns = d[3] / p[3];  // of a window
-  const float *x = image.typed_data(), *y = pooled.typed_data(), *dy = gradient.typed_data();
-  float* dx = image_gradient->typed_data();
+  const auto *x = image.typed_data(), *y = pooled.typed_data(), *dy = gradient.typed_data();
+  auto* dx = image_gradient->typed_data();
   Parallel(pool, p[0] * p[1] * p[2], [&](int part) {
     const int64_t corner = part / p[2] * planes * plane + part % p[2] * rows * row;
     for (int64_t column = 0; column < p[3]; ++column)
@@ -39,6 +39,15 @@ ffi::Error PoolGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> image,
   return ffi::Error::Success();
 }
 
+template <typename Number>
+auto BindPool() {
+  return Arrays<1, Number::kType, Number::kType, Number::kType, Number::kType>(BindToPool());
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegPoolGradient, PoolGradient, (Arrays<3, 1>(BindToPool())));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegPoolGradient, PoolGradient<Float32>, BindPool<Float32>());
+#ifdef __AVX512BF16__
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsegPoolGradientBfloat16, PoolGradient<Bfloat16>,
+                              BindPool<Bfloat16>());
+#endif
