@@ -47,7 +47,7 @@ def tell(files: Files, config: Dataset) -> Dataset:
     if not found:
         about = "; ".join(f"{line}, which jaxseg does not read" for line in unread(names))
         raise UserError(
-            f"{files.path}: no NIfTI files named as BraTS names them (..._t1.nii.gz, _t1ce, _t2, "
+            f"{files.path}: no files named as BraTS names them (..._t1.nii.gz, _t1ce, _t2, "
             f"_flair, -t1n, -t1c, -t2w, -t2f) among {len(names)} files" + (about and f"; {about}")
         )
     return told(config, _sequences(found), regions_of(found))

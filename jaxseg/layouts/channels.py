@@ -42,7 +42,7 @@ def parse_patterns(text: str, names: Sequence[str], fill: str | None = None) -> 
 def find_by_channel(
     folder: Path, patterns: Mapping[str, str], names: Sequence[str], fill: str | None = None
 ) -> list[Scan]:
-    """Return the patients whose channels are NIfTI files or DICOM folders of their own.
+    """Return the patients whose channels are volumes in files or DICOM folders of their own.
 
     Args:
         folder: where to search.

@@ -23,7 +23,7 @@ from jaxseg.prediction.operating import segment_regions
 from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import load, predictor
 from jaxseg.runs import workdir
-from jaxseg.scans.nifti import is_nifti
+from jaxseg.scans.scan_files import is_scan_file
 from jaxseg.scans.volume import Volume
 from jaxseg.scoring import contours, planes
 
@@ -66,7 +66,7 @@ def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volum
     if len(volume.image) > 1 or not any(workdir.knows_volumes(run) for run in ensemble.runs):
         return volume
     text = "a single slice is normalised by itself, which training did not show the network"
-    is_all = not scan.path.is_file() or is_nifti(scan.path.name)
+    is_all = not scan.path.is_file() or is_scan_file(scan.path.name)
     if alone or is_all:
         return volume._replace(warnings=(*volume.warnings, f"{text}: the mask may be far off"))
     if scan.around is None:
