@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxseg.imaging.intensity import darken_background, head_box, head_box_3d, volume_statistics
 
+_SQUARE = 1.1  # longest side of a pixel, relative to the other, that passes as a square
 MARGIN = 2  # voxels around the head in a copy of a volume
 
 
@@ -29,6 +30,22 @@ def slice_records(volume: Any) -> list[dict[str, np.ndarray]]:
     return [
         {"image": np.ascontiguousarray(x), "mask": m} | shared
         for x, m in zip(volume.image, mask, strict=True)
+    ]
+
+
+def fitted_warnings(volume: Any) -> list[str]:
+    """Return a line when slices whose file states a spacing have pixels far from square.
+
+    Patches keep the voxels, or are resampled to those of training: only slices are fitted.
+    """
+    if volume.affine is None or not volume.spacing_mm:
+        return []
+    row, column = volume.spacing_mm[1:]
+    if max(row, column) <= _SQUARE * min(row, column):
+        return []
+    return [
+        f"axial slices have pixels of {row:.3g} x {column:.3g} mm: the network sees a squeezed "
+        "head; resample the scan first"
     ]
 
 

@@ -14,7 +14,12 @@ from jaxseg.config import Config
 from jaxseg.errors import UserError, cause
 from jaxseg.imaging.geometry import record_matrix
 from jaxseg.imaging.intensity import head_warnings
-from jaxseg.imaging.volumes import in_its_volume, slice_records, with_statistics
+from jaxseg.imaging.volumes import (
+    fitted_warnings,
+    in_its_volume,
+    slice_records,
+    with_statistics,
+)
 from jaxseg.layouts.channels import find_by_channel, find_by_kind, parse_patterns
 from jaxseg.layouts.find import Scan, find_scans
 from jaxseg.prediction import places, predictions
@@ -132,6 +137,7 @@ def predict_scan(
     """
     dark = with_statistics(volume)
     warnings = head_warnings(dark.image)
+    warnings += [] if ensemble.of_volumes else fitted_warnings(volume)
     warnings += tile_warnings(models, dark) if how["tile"] else []
     for warning in (*volume.warnings, *warnings):
         tqdm.write(f"warning: {scan.patient}: {warning}", file=sys.stderr)

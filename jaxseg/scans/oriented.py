@@ -4,15 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxseg.scans.volume import (
-    Order,
-    Volume,
-    axial_affine,
-    axial_order,
-    spacing_of,
-    to_axial,
-    warn_of_shape,
-)
+from jaxseg.scans.volume import Order, Volume, axial_affine, axial_order, spacing_of, to_axial
 
 _ENDS = ("SI", "PA", "LR")  # where the axes of slices, rows and columns run to, and flipped
 
@@ -34,9 +26,7 @@ def volume_of(
         raise ValueError("its affine is singular: voxels have no place in space")
     order = axial_order(affine)
     axial = axial_affine(affine, voxels.shape, order)
-    spacing_mm = spacing_of(axial)
-    about = (*warnings, *warn_of_shape(spacing_mm))
     ends = dict(zip(order.axes, zip(_ENDS, order.flipped, strict=True), strict=True))
     orientation = "".join(ends[axis][0][ends[axis][1]] for axis in range(3))
     image = to_axial(voxels, order)
-    return Volume(image, spacing_mm, axial, about, orientation=orientation), order
+    return Volume(image, spacing_of(axial), axial, tuple(warnings), orientation=orientation), order

@@ -17,7 +17,6 @@ from jaxseg.errors import UserError
 MAX_PATIENT_BYTES = 4 << 30  # 500 slices of 1024 x 1024 of 4 channels of 16 bit
 _INTEGERS = tuple(map(np.dtype, (np.uint8, np.uint16, np.int16, np.int32)))  # kept as they are
 _SAME_MM = 1e-2  # grids whose corners lie closer than this are one
-_SQUARE = 1.1  # longest side of a pixel, relative to the other, that passes as a square
 
 
 class Order(NamedTuple):
@@ -188,17 +187,6 @@ def as_pixels(voxels: np.ndarray) -> np.ndarray:
             raise ValueError("no voxel is a finite number")
         pixels[~finite] = pixels[finite].min()
     return pixels
-
-
-def warn_of_shape(spacing_mm: tuple[float, ...]) -> list[str]:
-    """Return a line when the pixels of the axial slices are far from square, else none."""
-    row, column = spacing_mm[1:]
-    if max(row, column) <= _SQUARE * min(row, column):
-        return []
-    return [
-        f"axial slices have pixels of {row:.3g} x {column:.3g} mm: the network sees a squeezed "
-        "head; resample the scan first"
-    ]
 
 
 def join_channels(

@@ -121,6 +121,16 @@ def test_the_masks_are_those_of_evaluation_with_every_region(program, run, sourc
         assert rows[name]["voxels"] == rows[name]["whole_tumour_voxels"]
 
 
+def test_patches_are_cut_of_voxels_that_are_not_square_without_a_word(
+    program, run, tmp_path, capsys
+):
+    for n, suffix in enumerate(OLD):
+        voxels = head(n)
+        write_nifti(tmp_path / f"in/p/p{suffix}.nii.gz", voxels, np.diag((-1, -1.5, 4, 1)))
+    program("--workdir", run, "--output", tmp_path / "out", tmp_path / "in")
+    assert "squeezed" not in capsys.readouterr().err
+
+
 def test_predictions_are_scored_and_shown_by_region(program, run, source, tmp_path, capsys):
     out = tmp_path / "out"
     program("--workdir", run, "--output", out, source)
