@@ -27,7 +27,7 @@ WINGS = {
     "prediction": "config machine scans layouts imaging datasets models runs scoring",
     "evaluation": "config machine scans layouts imaging datasets runs scoring prediction",
     "diagnosis": "config machine scans layouts imaging datasets training transforms scoring",
-    "shipping": "config machine scans imaging datasets models runs prediction",
+    "shipping": "config machine scans imaging datasets models runs prediction scoring",
     "viewer": "config machine scans layouts imaging datasets runs scoring prediction evaluation",
 }
 PROGRAMS = ("train", "evaluate", "predict", "export", "view", "doctor", "compare")

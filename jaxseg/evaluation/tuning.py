@@ -48,7 +48,7 @@ def tuned(
         about = {"step": run.step, "patients": [patient.id for patient in patients]}
         on_main(lambda: operating.write(run.run, run.regions, chosen, **about))
         for name, how in zip(run.regions, chosen, strict=True):
-            text = scoretext.tuning_result(how, len(patients))
+            text = scoretext.tuning_result(how, len(patients), len({p.person for p in patients}))
             named = f"{name}: {text}" if len(run.regions) > 1 else text
             print(textwrap.fill(named, 80), end="\n\n", flush=True)
     return run._replace(points=operating.read(run.run, run.config, run.regions))
