@@ -30,9 +30,12 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     return make_cases(found, masks, channels, config, problems)
 
 
-def sort_images(names: list[str], config: Dataset) -> dict[str, dict[str, str]]:
-    """Return {case: {sequence: file}} of scans, whether they have labels or not."""
-    return _sort(names, [])[0]
+def sort_images(
+    names: list[str], config: Dataset, problems: list[str]
+) -> dict[str, dict[str, str]]:
+    """Return {case: {sequence: file}} of scans, whether they have labels or not; doubles go to
+    problems."""
+    return _sort([name for name in names if sequence_of(name)[1] != TRUTH], problems)[0]
 
 
 def tell(files: Files, config: Dataset) -> Dataset:

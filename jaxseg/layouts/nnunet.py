@@ -33,13 +33,17 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     return make_cases(found, masks, numbers, config, problems)
 
 
-def sort_images(names: list[str], config: Dataset) -> dict[str, dict[str, str]]:
-    """Return {case: {channel: file}} of CASE_0000.nii.gz and so on, in whatever folder."""
+def sort_images(
+    names: list[str], config: Dataset, problems: list[str]
+) -> dict[str, dict[str, str]]:
+    """Return {case: {channel: file}} of CASE_0000.nii.gz and so on, in whatever folder; doubles go
+    to problems."""
     found = defaultdict(dict)
     for name in filter(is_scan_file, names):
         match = _CHANNEL.fullmatch(stem_of(name))
         if match and int(match["channel"]) < len(config.channel_names):
-            found[match["case"]].setdefault(config.channel_names[int(match["channel"])], name)
+            channel, case = config.channel_names[int(match["channel"])], match["case"]
+            put(found[case], channel, name, f"{channel} of {case}", problems)
     return dict(found)
 
 

@@ -40,9 +40,12 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     return make_cases(found, masks, tuple(patterns), config, problems)
 
 
-def sort_images(names: list[str], config: Dataset) -> dict[str, dict[str, str]]:
-    """Return {case: {channel: file}} of scans, whether they have labels or not."""
-    return _sort(names, patterns_of(config), [])
+def sort_images(
+    names: list[str], config: Dataset, problems: list[str]
+) -> dict[str, dict[str, str]]:
+    """Return {case: {channel: file}} of scans, whether they have labels or not; doubles go to
+    problems."""
+    return _sort(names, patterns_of(config), problems)
 
 
 def _sort(
