@@ -91,10 +91,10 @@ def test_every_region_has_its_colour_its_scores_and_can_be_hidden(page):
     )
     shown = [[part.strip() for part in row if part.strip()] for row in page.run(cells)]
     assert shown == [
-        ["Region", "Dice", "HD95"],
-        ["whole tumour", "0.900", "0.5 mm"],
-        ["tumour core", "0.500", "1.5 mm"],
-        ["enhancing tumour", "0.700", "2.5 mm"],
+        ["Region", "Dice", "HD95", "voxels"],
+        ["whole tumour", "0.900", "0.5 mm", "0"],
+        ["tumour core", "0.500", "1.5 mm", "10"],
+        ["enhancing tumour", "0.700", "2.5 mm", "20"],
         ["mean", "0.700"],
     ]
     fill(page)
