@@ -97,6 +97,9 @@ def test_every_region_has_its_colour_its_scores_and_can_be_hidden(page):
         ["enhancing tumour", "0.700", "2.5 mm", "20"],
         ["mean", "0.700"],
     ]
+    # The panel's right edge: nothing is to be scrolled for.
+    panel = "document.querySelector('#regions').closest('aside')"
+    assert page.run(f"{panel}.scrollWidth <= {panel}.clientWidth")
     fill(page)
     assert text(page, ".plane output") == "slice 2 of 6"
     page.key("ArrowDown")
