@@ -135,7 +135,7 @@ def predict_scan(
     Raises:
         UserError: the scan cannot be read, or nothing can be written.
     """
-    dark = with_statistics(volume)
+    dark = with_statistics(volume, fitted=not ensemble.of_volumes)
     warnings = head_warnings(dark.image)
     warnings += [] if ensemble.of_volumes else fitted_warnings(volume)
     warnings += tile_warnings(models, dark) if how["tile"] else []

@@ -51,6 +51,7 @@ class Volume(NamedTuple):
     mask_values: tuple[int, ...] = ()
     stats: np.ndarray | None = None  # [C, 4] float32, `intensity.volume_statistics` of the image
     head_box: np.ndarray | None = None  # [4] int32, `intensity.head_box` of the image
+    cropped: bool = False  # a prepared copy, smaller than the scan: all of the head and the truth
     group: str = ""  # the person, who may have several scans; "": the patient is the person
     orientation: str = ""  # of the file's axes, where each runs to: 'LPS'; '' when it is no file's
     images: Images | None = None  # of a DICOM series whose images have names of their own

@@ -181,6 +181,7 @@ def test_a_prepared_copy_put_back_in_place_has_the_mask_of_the_file(
     predict.main(["--workdir", str(folder), "--output", str(tmp_path / "out"), *sources])
     cases = list(predict_patients(trained.predictor(loaded), prepared, patients))
     for case, patient in zip(cases, patients, strict=True):
+        assert case.volume.cropped
         masks = segment_regions(case.probability, loaded.points, loaded.kind.regions)
         whole = np.zeros((*patient.native_shape, 3), bool)
         box = zip(patient.offset, patient.shape, strict=True)
