@@ -90,7 +90,7 @@ class Run:
 
 
 def read_scan(path: str | Path, patient: str | None = None) -> Volume:
-    """Read a scan: NIfTI, a DICOM series, slices as PNG, TIFF or JPEG.
+    """Read a scan: NIfTI, NRRD, MetaImage, a DICOM series, slices as PNG, TIFF or JPEG.
 
     Masks are left out, but for a file that is given itself. A slice by itself is normalised with
     those of its patient beside it, where there are any.

@@ -1,9 +1,9 @@
 """Say what a data set is and what is wrong with it: python -m jaxseg.doctor SOURCE.
 
-SOURCE is a folder or zip of scans: slices, or volumes in NIfTI. Every file is read, nothing is
-changed. The page says what was found, how patients are told apart, what trivial predictors score,
-what training would cost here, and lists errors, warnings and notes. It suggests a config; the
-patches of volumes fit this machine by XLA's own analysis of the compiled step's memory.
+SOURCE is a folder or zip of scans: slices, or volumes in NIfTI, NRRD or MetaImage. Every file is
+read, nothing is changed. The page says what was found, how patients are told apart, what trivial
+predictors score, what training would cost here, and lists errors, warnings and notes. It suggests a
+config; the patches of volumes fit this machine by XLA's own analysis of the compiled step's memory.
 
   --write-config FILE          write the suggested config, and prepare the scans for training
   --patient-regex REGEX        its first group in a file's stem is the patient

@@ -19,9 +19,10 @@ report.html.
 With masks that python -m jaxseg.predict wrote, and masks that people drew for the same scans:
 
   --predictions DIR  the folder that predict wrote; needs no --workdir
-  --truth PATH       folder, zip or file of masks: PNG, TIFF, NIfTI, DICOM-SEG. Each is matched by
-                     its name, as p1_seg.nii.gz or p1/mask.nii.gz with p1_flair.nii.gz, and must
-                     lie on the voxels of the scan; the scans' own folder will do
+  --truth PATH       folder, zip or file of masks: PNG, TIFF, NIfTI, NRRD (3D Slicer's .seg.nrrd
+                     too), MetaImage, DICOM-SEG. Each is matched by its name, as p1_seg.nii.gz or
+                     p1/mask.nii.gz with p1_flair.nii.gz, and must lie on the voxels of the scan;
+                     the scans' own folder will do
   --output DIR       default PREDICTIONS/evaluation
 
 Patients without a truth that fits are named. Exit code 0, or 2 with one line on what to mend.

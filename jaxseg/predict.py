@@ -2,8 +2,9 @@
 
 INPUT is a folder with the PNG, TIFF or JPEG slices of one patient, or with a folder for each
 patient; a NIfTI file (.nii, .nii.gz, or .hdr with its .img; 3D, or 4D with the model's channels in
-order); a folder with one DICOM series, a file for each slice or one of several frames (enhanced);
-or a folder or zip of any of these. Patients are told apart as in training. Links are followed;
+order); a NRRD or MetaImage file (.nrrd, .mha, or .nhdr, .mhd with its voxels beside it; 3D); a
+folder with one DICOM series, a file for each slice or one of several frames (enhanced); or a folder
+or zip of any of these. Patients are told apart as in training. Links are followed;
 masks (by name), what jaxseg wrote and what it cannot read are left out and named. A slice by itself
 is normalised with its patient's slices in the same folder. Scans need the channels the model was
 trained on, named t1, flair, t1c for the LGG set and the phantom. For a run on a volume set INPUT
@@ -14,7 +15,7 @@ volumes predicts in overlapping patches and takes a stack of slices, but no sing
   --workdir DIR    folder of the training run (required); several, each with --workdir, are an
                    ensemble: the mean of their calibrated probabilities and operating points
   --output DIR     where to write; default WORKDIR/predictions
-  --channels LIST  one NIfTI file or DICOM folder per channel, searched in the folders INPUT;
+  --channels LIST  one file or DICOM folder per channel, searched in the folders INPUT;
                    t1={patient}_t1.nii.gz,flair={patient}_flair.nii.gz,t1c={patient}/T1C
   --fill CHANNEL   stands in for channels that are missing, as FLAIR does in the LGG set; a scan of
                    one channel is taken as this one
@@ -28,11 +29,11 @@ volumes predicts in overlapping patches and takes a stack of slices, but no sing
   --single-slice   normalise a single slice by itself; the mask may be far off
 
 Writes OUTPUT/PATIENT/mask in the grid and format of the scan: .nii or .nii.gz with its affine,
-codes and zooms; .dcm, a DICOM-SEG (.nii.gz, with a warning, where none can be made of the series);
-or a folder with a mask (0, 255) for each slice, TIFF for TIFF, else PNG. Several regions are the
-labels of the data set, in a DICOM-SEG a coded segment each. Likewise probability, or
-probability_REGION (NIfTI float32; DICOM-SEG in steps of 1/255; 16 bit), and overlay.png, contours
-on the slices most affected, or all regions in three planes. OUTPUT/predictions.csv has for each
+codes and zooms; .nrrd; .mha; .dcm, a DICOM-SEG (.nii.gz, with a warning, where none can be made of
+the series); or a folder with a mask (0, 255) for each slice, TIFF for TIFF, else PNG. Several
+regions are the labels of the data set, in a DICOM-SEG a coded segment each. Likewise probability,
+or probability_REGION (float32; DICOM-SEG in steps of 1/255; 16 bit), and overlay.png, contours on
+the slices most affected, or all regions in three planes. OUTPUT/predictions.csv has for each
 patient
 
   patient, file             its name, and where the scan is

@@ -12,6 +12,7 @@ and the same command does what is left. Several processes: see launch/README.md.
 """
 
 from jaxseg.config import command_line
+from jaxseg.scoring.cohort import cohort
 
 command_line.help_first(__name__, __doc__)  # what follows takes more than a second to import
 
@@ -64,10 +65,9 @@ def say_set_up(config: Config, run: Path, prepared: Prepared, splits: Splits):
         slices = sum(p.num_slices for p in patients)
         counts = f"{slices:>6} slices, {tumour} with tumour"
         if len(config.input.image_size) == 3:
-            persons, sizes = len({p.person for p in patients}), _region_counts(patients, prepared)
-            several = f"of {persons} persons, " if persons < len(patients) else ""
-            counts = f"{several}with {sizes}"
-        print(f"{name:<10} {len(patients):>4} patients {counts}")
+            counts = f"with {_region_counts(patients, prepared)}"
+        number, _, what = cohort(len(patients), len({p.person for p in patients})).partition(" ")
+        print(f"{name:<10} {number:>4} {what} {counts}")
     mesh = make_mesh(config.mesh)
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
     hosts = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -155,7 +155,8 @@ def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
         return
     best = trained.load(run)
     note = f"Weights of step {best.step} of {run}, best by validation {config.train.monitor}."
-    title = f"{config.dataset.name}: test ({len(splits['test'])} patients)"
+    who = cohort(len(splits["test"]), len({patient.person for patient in splits["test"]}))
+    title = f"{config.dataset.name}: test ({who})"
     print(f"\nTraining is complete. {note}\n", flush=True)
     about = {"split": "test", "source": config.dataset.source, "step": best.step}
     model = trained.predictor(best)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from fake_volumes import write_nifti
+from fake_volumes import write_nifti, write_scan
 
 SHAPE = (8, 9, 10)
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS, as BraTS has it
@@ -42,8 +42,8 @@ def write_case(
 ):
     """Write `stem + suffix + kind` for each sequence, and the labels as `stem + mask + kind`."""
     for n, suffix in enumerate(suffixes):
-        write_nifti(folder / f"{stem}{suffix}{kind}", head(100 * seed + n), AFFINE)
-    write_nifti(folder / f"{stem}{mask}{kind}", labels(values), AFFINE)
+        write_scan(folder / f"{stem}{suffix}{kind}", head(100 * seed + n), AFFINE)
+    write_scan(folder / f"{stem}{mask}{kind}", labels(values), AFFINE)
 
 
 GLIOMA_SHAPE = (14, 16, 12)

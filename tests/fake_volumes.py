@@ -1,5 +1,8 @@
-"""Synthetic scans for the tests: oblique NIfTI files, DICOM series."""
+"""Synthetic scans for the tests: oblique NIfTI, NRRD and MetaImage files, DICOM series."""
 
+import bz2
+import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +114,102 @@ def write_series(
         slice_.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         slice_.save_as(folder / f"IM{names[i]:04d}", enforce_file_format=True)
     return frame
+
+
+_LPI = ("left", "posterior", "inferior")
+
+
+def write_nrrd(
+    path: Path,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    space: str = "left-posterior-superior",
+    encoding: str = "raw",
+    voxels_in: str = "",
+    extra: str = "",
+) -> Path:
+    """Write [X, Y, Z] by hand, without pynrrd.
+
+    Args:
+        path: of the file.
+        voxels: of a type of NumPy.
+        affine: [4, 4], to RAS+ mm.
+        space: of its directions: right-anterior-superior, or RAS, and so on.
+        encoding: raw, gzip, bzip2 or ascii.
+        voxels_in: a file beside it; '': behind the header.
+        extra: further lines of the header.
+    """
+    signs = [1, 1, 1] if space == "RAS" else [-1 if s in space else 1 for s in _LPI]
+    place = np.diag([*signs, 1.0]) @ affine
+    vectors = ["(" + ",".join(f"{x:.17g}" for x in place[:3, axis]) + ")" for axis in range(4)]
+    header = (
+        f"NRRD0004\n# by hand\ntype: {voxels.dtype.name}\ndimension: {voxels.ndim}\n"
+        f"space: {space}\nsizes: {' '.join(map(str, voxels.shape))}\n"
+        f"space directions: {' '.join(vectors[:3])}\nkinds: domain domain domain\n"
+        f"endian: little\nencoding: {encoding}\nspace origin: {vectors[3]}\n{extra}"
+    )
+    stored = voxels.astype(voxels.dtype.newbyteorder("<")).tobytes(order="F")
+    text = " ".join(map(str, voxels.ravel(order="F"))).encode()
+    pack = {"gzip": gzip.compress, "bzip2": bz2.compress}.get(encoding, bytes)
+    data = text if encoding == "ascii" else pack(stored)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if voxels_in:
+        path.with_name(voxels_in).write_bytes(data)
+        path.write_text(f"{header}data file: {voxels_in}\n")
+    else:
+        path.write_bytes(f"{header}\n".encode() + data)
+    return path
+
+
+def write_metaimage(
+    path: Path, voxels: np.ndarray, affine: np.ndarray, packed: bool = False, **tags: str
+) -> Path:
+    """Write [X, Y, Z] by hand; an .mhd has its voxels in a .raw beside it.
+
+    Args:
+        path: of the file.
+        voxels: int16 or uint8.
+        affine: [4, 4], to RAS+ mm.
+        packed: by zlib.
+        tags: set otherwise.
+    """
+    place = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(place[:3, :3], axis=0)
+    in_raw = path.suffix == ".mhd"
+    tags = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": str(packed),
+        "TransformMatrix": " ".join(f"{x:.17g}" for x in (place[:3, :3] / spacing).T.ravel()),
+        "Offset": " ".join(f"{x:.17g}" for x in place[:3, 3]),
+        "CenterOfRotation": "0 0 0",
+        "ElementSpacing": " ".join(f"{x:.17g}" for x in spacing),
+        "DimSize": " ".join(map(str, voxels.shape)),
+        "ElementType": {"i2": "MET_SHORT", "u1": "MET_UCHAR"}[voxels.dtype.str[1:]],
+        "ElementDataFile": path.with_suffix(".raw").name if in_raw else "LOCAL",
+    } | tags
+    tags["ElementDataFile"] = tags.pop("ElementDataFile")  # the last
+    order = ">" if tags["BinaryDataByteOrderMSB"] == "True" else "<"
+    data = voxels.astype(voxels.dtype.newbyteorder(order)).tobytes(order="F")
+    if packed:
+        data = zlib.compress(data)
+        tags = {"CompressedDataSize": str(len(data))} | tags
+    header = "".join(f"{key} = {value}\n" for key, value in tags.items()).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + (b"" if in_raw else data))
+    if in_raw:
+        path.with_suffix(".raw").write_bytes(data)
+    return path
+
+
+def write_scan(path: Path, voxels: np.ndarray, affine: np.ndarray) -> Path:
+    """Write [X, Y, Z] in the format that the name tells; packed where that may be."""
+    if path.suffix == ".nrrd":
+        return write_nrrd(path, voxels, affine, encoding="gzip")
+    if path.suffix == ".nhdr":
+        return write_nrrd(path, voxels, affine, "RAS", voxels_in=f"{path.stem}.raw")
+    if path.suffix in (".mha", ".mhd"):
+        return write_metaimage(path, voxels, affine, packed=path.suffix == ".mha")
+    return write_nifti(path, voxels, affine)

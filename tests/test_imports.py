@@ -27,7 +27,7 @@ WINGS = {
     "prediction": "config machine scans layouts imaging datasets models runs scoring",
     "evaluation": "config machine scans layouts imaging datasets runs scoring prediction",
     "diagnosis": "config machine scans layouts imaging datasets training transforms scoring",
-    "shipping": "config machine scans imaging datasets models runs prediction",
+    "shipping": "config machine scans imaging datasets models runs prediction scoring",
     "viewer": "config machine scans layouts imaging datasets runs scoring prediction evaluation",
 }
 PROGRAMS = ("train", "evaluate", "predict", "export", "view", "doctor", "compare")
@@ -58,12 +58,21 @@ HOMES = {
     "onnx": {"shipping.onnx_convert"},
     "onnxruntime": {"shipping.onnx_convert"},
     "nibabel": {"scans.nifti"},
+    "nrrd": {"scans.nrrd"},
     "pydicom": {"scans.dicom_planes", "scans.dicom_seg"},
     "highdicom": {"scans.dicom_seg"},
 }
 
 # Loaded by the function that needs them: a second or two that no start should wait for.
-LATE = ("matplotlib", "scipy.ndimage", "tensorflow_datasets", "nibabel", "pydicom", "highdicom")
+LATE = (
+    "matplotlib",
+    "scipy.ndimage",
+    "tensorflow_datasets",
+    "nibabel",
+    "nrrd",
+    "pydicom",
+    "highdicom",
+)
 
 # Reading, augmenting and reporting run on the host, the first in loader processes.
 HOST = ("config", "scans", "scoring", "imaging", "layouts", "datasets")

@@ -26,7 +26,7 @@ from jaxseg.layouts.kinds import DataSet, kind_of, list_source, told_by_files
 from jaxseg.machine import locks
 from jaxseg.machine.files import cache_folder
 from jaxseg.scans.files import IMAGE_SUFFIXES, Files
-from jaxseg.scans.nifti import SUFFIXES
+from jaxseg.scans.scan_files import SUFFIXES, VOXELS
 from jaxseg.scans.volume import Volume, cut
 
 # Other code may make other records, so a copy belongs to the code that made it.
@@ -87,7 +87,7 @@ def _path(config: Dataset, files: Files | None) -> Path:
     kind = kind_of(config)
     settings = [getattr(config, name) for name in kind.settings]
     stamps = files.stamps.items() if files else ()
-    suffixes = (*SUFFIXES, ".img") if kind.volumes else IMAGE_SUFFIXES
+    suffixes = (*SUFFIXES, *VOXELS) if kind.volumes else IMAGE_SUFFIXES
     content = [s for s in stamps if s[0].lower().endswith(suffixes)]
     package = Path(__file__).parents[1]
     code = [path.read_text() for name in _MAKERS for path in sorted(package.glob(name))]

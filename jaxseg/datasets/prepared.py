@@ -67,6 +67,7 @@ class Prepared:
             files=patient.files,
             stats=whole["stats"],
             head_box=whole["head_box"],
+            cropped=patient.shape != patient.native_shape,
             group=patient.group,
         )
 

@@ -10,6 +10,8 @@ import numpy as np
 from jaxseg.errors import UserError
 from jaxseg.machine.files import read_json
 from jaxseg.scoring import scorecard, scoretext
+from jaxseg.scoring.cohort import cohort, counted
+from jaxseg.scoring.cohort import unit as cohort_unit
 from jaxseg.scoring.intervals import mean_interval
 
 _SEEN = ("train", "validation", "all")  # splits with patients that took part in the training
@@ -126,10 +128,13 @@ def compare(a: Scores, b: Scores, num_samples: int, seed: int = 0) -> dict[str, 
         seed: of the resampling.
 
     Returns:
-        The content of comparison.json: `a`, `b`, `n`, `hd95_unit`, `measures`, `dice`, `meaning`,
-        `warnings`. A difference is b minus a. Strict JSON; `ci95` of one patient is [None, None].
+        The content of comparison.json: `a`, `b`, `n`, `n_persons`, `hd95_unit`, `measures`, `dice`,
+        `meaning`, `warnings`. A difference is b minus a. Strict JSON; `ci95` of one person is
+        [None, None].
     """
-    patients, warnings = sorted(a.patients), scoretext.few_patients(len(a.patients))
+    patients = sorted(a.patients)
+    n_persons = len({a.patients[p].get("group", p) for p in patients})
+    warnings = scoretext.few_patients(len(patients), n_persons)
     left_out = () if _same_distances(a, b) else ("hd95", "nsd")
     if left_out:
         warnings.append("HD95 and NSD are left out: measured with different spacing_mm.")
@@ -154,6 +159,7 @@ def compare(a: Scores, b: Scores, num_samples: int, seed: int = 0) -> dict[str, 
         "a": {"folder": str(a.folder), "about": a.summary["about"]},
         "b": {"folder": str(b.folder), "about": b.summary["about"]},
         "n": len(patients),
+        "n_persons": n_persons,
         "region": a.summary.get("region", "tumour"),
         "hd95_unit": a.summary["definitions"]["hd95_unit"],
         "brats": rules,
@@ -225,8 +231,8 @@ def who(comparison: dict[str, Any]) -> list[str]:
 def measures_table(comparison: dict[str, Any]) -> list[str]:
     """Return the lines of the table of all measures."""
     line = "{:<18} {:>7} {:>7} {:>8}  {:^18} {:>4} {:>4} {:>5}".format
-    lines = [f"{'':<65}better on"]
-    lines.append(line("PER PATIENT", "A", "B", "B - A", "95 % interval", "A", "B", "equal"))
+    lines, per = [f"{'':<65}better on"], f"PER {cohort_unit(*counted(comparison)).upper()}"
+    lines.append(line(per, "A", "B", "B - A", "95 % interval", "A", "B", "equal"))
     lines.append("-" * 79)
     for measure in MEASURES:
         row = comparison["measures"].get(measure.key)
@@ -262,7 +268,9 @@ def headline(comparison: dict[str, Any]) -> str:
     dice = comparison["measures"]["dice"]
     low, high = dice["ci95"]
     interval = "no interval" if low is None else f"95 % interval {low:+.3f} to {high:+.3f}"
-    return f"Dice, B minus A: {dice['difference']:+.3f} ({interval}), n = {comparison['n']}"
+    n, persons = counted(comparison)
+    who = n if persons == n else cohort(n, persons)
+    return f"Dice, B minus A: {dice['difference']:+.3f} ({interval}), n = {who}"
 
 
 def verdict(comparison: dict[str, Any]) -> str:

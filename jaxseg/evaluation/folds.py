@@ -14,6 +14,7 @@ from jaxseg.datasets.index import Patient
 from jaxseg.errors import UserError
 from jaxseg.machine.files import read_json
 from jaxseg.runs import workdir
+from jaxseg.scoring.cohort import cohort
 
 
 class Digests(NamedTuple):
@@ -34,7 +35,12 @@ class Fold(NamedTuple):
     run: Path
     config: Config
     scans: dict[str, Digests]  # of each patient; all splits
+    persons: dict[str, str]  # of each patient
     test: tuple[str, ...]  # ids
+
+    def cohort(self, ids: Sequence[str]) -> str:
+        """Return how many patients these are, in words."""
+        return cohort(len(ids), len({self.persons[patient] for patient in ids}))
 
 
 def read_folds(runs: Sequence[Path]) -> list[Fold]:
@@ -74,23 +80,24 @@ def check_unchanged(folds: Sequence[Fold], patients: Sequence[Patient]):
 
 def sentences(folds: Sequence[Fold]) -> list[str]:
     """Return sentences: what the pooled score is, what to beware of."""
-    num_folds, num_patients = folds[0].config.split.num_folds, len(folds[0].scans)
-    num_scored = sum(len(f.test) for f in folds)
+    num_folds, everybody = folds[0].config.split.num_folds, folds[0].scans
+    scored = [patient for f in folds for patient in f.test]
     notes = [
-        f"Pooled over {len(folds)} of {num_folds} folds, {num_scored} of {num_patients} patients: "
+        f"Pooled over {len(folds)} of {num_folds} folds, {len(scored)} of "
+        f"{folds[0].cohort([*everybody])}: "
         "each is scored by the model that has not seen it. A score of the recipe, not of one "
         "model; that the models share training patients is not in the interval."
     ]
     notes += [
-        f"Fold {f.config.split.fold}: {len(f.test)} patients, best weights and operating point of "
+        f"Fold {f.config.split.fold}: {f.cohort(f.test)}, best weights and operating point of "
         f"{f.run}." + ("" if workdir.is_finished(f.run) else " Warning: this run has not finished.")
         for f in folds
     ]
     missing = sorted(set(range(num_folds)) - {f.config.split.fold for f in folds})
     if missing:
-        lost = num_patients - num_scored
+        lost = folds[0].cohort([*{*everybody} - {*scored}])
         which = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {missing} are"
-        notes.append(f"Warning: {which} missing; {lost} patients are not scored.")
+        notes.append(f"Warning: {which} missing; {lost} are not scored.")
     return notes
 
 
@@ -102,12 +109,13 @@ def _read(run: Path) -> Fold:
             "--config.split.num_folds=5 --config.split.fold=0, 1, ..."
         )
     data = read_json(run / "data.json")
-    scans = {}
+    scans, persons = {}, {}
     for name, members in data["patients"].items():
+        persons |= zip(members, data.get("persons", data["patients"])[name], strict=True)
         masks = data.get("mask_digests", {}).get(name) or [None] * len(members)
         for patient, image, mask in zip(members, data["digests"][name], masks, strict=True):
             scans[patient] = Digests(tuple(image), None if mask is None else tuple(mask))
-    return Fold(run, config, scans, tuple(data["patients"]["test"]))
+    return Fold(run, config, scans, persons, tuple(data["patients"]["test"]))
 
 
 def _check_same_scans(one: dict[str, Digests], other: dict[str, Digests], names: str):

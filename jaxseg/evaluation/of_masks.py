@@ -18,6 +18,7 @@ from jaxseg.prediction.results import read_records
 from jaxseg.runs import workdir
 from jaxseg.scans.regions import Region, to_masks
 from jaxseg.scoring import figures, report, scorecard, scoretext
+from jaxseg.scoring.cohort import cohort
 from jaxseg.scoring.patient_score import PatientScore, score_patient
 
 
@@ -110,7 +111,8 @@ def _write(
         replace_bytes(output / f"{name}.png", image)
     captioned = {name.removeprefix("patient_"): image for name, image in drawn.items()}
     how = json.dumps(next(iter(records.values())).get("how", {}), indent=1)
-    title = f"{output.absolute().parent.name}: {len(scores)} patients"
+    who = cohort(len(scores), len({score.group for score in flat}))
+    title = f"{output.absolute().parent.name}: {who}"
     text = report.page(title, summary, flat, captioned, how, workdir.versions(), notes)
     replace_text(output / "report.html", text)
     say_results(output, summary, list(drawn))

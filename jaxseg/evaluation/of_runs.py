@@ -17,6 +17,7 @@ from jaxseg.machine.distributed import check_same, gather, together
 from jaxseg.prediction import trained
 from jaxseg.runs import workdir
 from jaxseg.runs.scans import scans_of
+from jaxseg.scoring.cohort import cohort
 
 
 def choose_patients(
@@ -76,7 +77,8 @@ def score_run(run: Path, split: str, source: str | None, output: Path | None):
     same_ids = together(lambda: workdir.check_unseen(run, patients)) if source else []
     loaded = trained.load(run)
     output = output or run / "evaluation" / name
-    title = f"{config.dataset.name}: {name} ({len(patients)} patients)"
+    who = cohort(len(patients), len({patient.person for patient in patients}))
+    title = f"{config.dataset.name}: {name} ({who})"
     note = f"Best weights of {run}, step {loaded.step}."
     if source:
         note += f" External validation on all patients of {source}."

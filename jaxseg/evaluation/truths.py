@@ -50,7 +50,9 @@ def find_truths(path: Path, predictions: Path, records: Mapping[str, Mapping[str
     files = list_beside(path.absolute()) if is_volume else list_files(path)
     masks = find_masks(files) if not is_volume else [path.name]
     if not masks:
-        raise UserError(f"--truth {path}: no masks as PNG, TIFF, NIfTI or DICOM-SEG")
+        raise UserError(
+            f"--truth {path}: no masks as PNG, TIFF, NIfTI, NRRD, MetaImage or DICOM-SEG"
+        )
     predicted = {
         patient: Predicted(_scan(record), _slices(predictions / patient / "mask"))
         for patient, record in records.items()

@@ -3,8 +3,16 @@
 Temperature first (on the training grid, where the logits are, over the voxels in doubt), then
 the threshold of the calibrated probability, then the smallest lesion kept (both on the native
 grid, by the mean Dice over patients). The test patients have no part in it.
+
+Each region is tuned by itself, without the cut by the regions around it that
+`operating.segment_regions` makes: what it would be cut by is known only when all patients have been
+predicted for the outer region, so that each level of nesting (three in BraTS) would predict all of
+them once more. Where an inner region's mask lies in the outer one's, as the labels it is trained
+on do, the cut changes nothing, and the point is the same; elsewhere the Dice that tuning tells may
+differ from that of the scores, which are always of the masks with the cut. The file says so too.
 """
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +29,7 @@ from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint
 from jaxseg.prediction.predictor import Predictor, batch_logits
 from jaxseg.prediction.trained import Trained
+from jaxseg.scans.regions import Region, is_within
 from jaxseg.scoring import calibration, metrics, scoretext
 
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))
@@ -46,12 +55,24 @@ def tuned(
     if run.config.evaluation.tune and found != run.step:
         chosen = tune(run, model, prepared, patients)
         about = {"step": run.step, "patients": [patient.id for patient in patients]}
+        about |= about_nesting(run.kind.regions)
         on_main(lambda: operating.write(run.run, run.regions, chosen, **about))
         for name, how in zip(run.regions, chosen, strict=True):
-            text = scoretext.tuning_result(how, len(patients))
+            text = scoretext.tuning_result(how, len(patients), len({p.person for p in patients}))
             named = f"{name}: {text}" if len(run.regions) > 1 else text
             print(textwrap.fill(named, 80), end="\n\n", flush=True)
     return run._replace(points=operating.read(run.run, run.config, run.regions))
+
+
+def about_nesting(regions: Sequence[Region]) -> dict[str, str]:
+    """Return what operating_point.json says where regions lie in others; nothing else."""
+    pairs = itertools.combinations(regions, 2)
+    if not any(is_within(inner, outer) for outer, inner in pairs):
+        return {}
+    return {
+        "nesting": "each region was chosen by itself; scores and predictions cut off what sticks "
+        "out of the regions around it, so their Dice may differ from validation_dice"
+    }
 
 
 def tune(

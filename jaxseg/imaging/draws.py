@@ -18,7 +18,8 @@ from jaxseg.imaging.augment_shape import node_grid
 THICK = 3.0  # an axis whose voxels are longer than so many of the shortest is not turned into
 _GAIN_NODES = 4
 _CHANGES = 7  # of the intensities
-_BETWEEN = 1.01  # the largest extent may lie between the angles tried
+_ANGLES = 9  # of each plane, tried for the largest extent
+_BETWEEN = 1.01  # it may lie between them: up to 37 degrees, see `reserve`
 
 
 def thick_axes(spacing_mm: Sequence[float], config: Augment) -> np.ndarray:
@@ -79,9 +80,9 @@ def largest_extent(
     shape: Sequence[int], spacing_mm: Sequence[float], config: Augment
 ) -> np.ndarray:
     """Return how many voxels of the unmoved grid a moved patch can span, float64 [n]."""
-    turns = [0.0]
+    turns, most = [0.0], min(config.rotation_degrees, 180.0)
     if config.rotation_probability:
-        turns = np.linspace(-config.rotation_degrees, config.rotation_degrees, 9).tolist()
+        turns = np.linspace(-most, most, _ANGLES).tolist()
     thick = thick_axes(spacing_mm, config)
     elastic = config.elastic_amplitude * max(shape) if config.elastic_probability else 0.0
     size = np.asarray(shape) - 1.0 + 2 * elastic
@@ -90,7 +91,17 @@ def largest_extent(
         for angles in itertools.product(turns, repeat=math.comb(len(shape), 2))
     ]
     shrink = min(config.scale_range[0], 1.0) if config.scale_probability else 1.0
-    return _BETWEEN * np.max(extents, axis=0) / shrink
+    reserve = between(most, math.comb(len(shape), 2)) if len(turns) > 1 else _BETWEEN
+    return reserve * np.max(extents, axis=0) / shrink
+
+
+def reserve(degrees: float, planes: int) -> float:
+    """Return how much farther a patch may reach between the angles tried than at them.
+
+    An extent is a sum of cosines of the angle: half a step from its peak it has lost one less the
+    cosine of that, in each plane.
+    """
+    return max(_BETWEEN, math.cos(math.radians(degrees / (_ANGLES - 1))) ** -planes)
 
 
 def draw_elastic(rng: np.random.Generator, shape: Sequence[int], config: Augment) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxseg.imaging.intensity import darken_background, head_box, head_box_3d, volume_statistics
 
+_SQUARE = 1.1  # longest side of a pixel, relative to the other, that passes as a square
 MARGIN = 2  # voxels around the head in a copy of a volume
 
 
@@ -32,15 +33,57 @@ def slice_records(volume: Any) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def with_statistics(volume: Any) -> Any:
-    """Return the volume with dark background, statistics and the box of its head.
+def fitted_warnings(volume: Any) -> list[str]:
+    """Return a line when slices whose file states a spacing have pixels far from square.
+
+    Patches keep the voxels, or are resampled to those of training: only slices are fitted.
+    """
+    if volume.affine is None or not volume.spacing_mm:
+        return []
+    row, column = volume.spacing_mm[1:]
+    if max(row, column) <= _SQUARE * min(row, column):
+        return []
+    return [
+        f"axial slices have pixels of {row:.3g} x {column:.3g} mm: the network sees a squeezed "
+        "head; resample the scan first"
+    ]
+
+
+def with_statistics(volume: Any, fitted: bool = True) -> Any:
+    """Return the volume with dark background, statistics and, if asked, the box of its head.
 
     They are computed where it has none: call it once where records are made several times.
+
+    Args:
+        volume: a `scans.volume.Volume`.
+        fitted: whether its slices are to be fitted into the grid, which needs `head_box`; patches
+            have `patch_box`.
     """
     image = darken_background(volume.image) if volume.stats is None else volume.image
     stats = volume_statistics(image) if volume.stats is None else volume.stats
-    box = head_box(image) if volume.head_box is None else volume.head_box
+    box = head_box(image) if fitted and volume.head_box is None else volume.head_box
     return volume._replace(image=image, stats=stats, head_box=box)
+
+
+def patch_box(volume: Any) -> np.ndarray:
+    """Return the box in which patches are predicted: the head, with its margin.
+
+    A cropped copy is not searched anew: without its air it has other percentiles than the scan,
+    and so a head that may be a voxel smaller (seen on two of four scans of BRATS 2015). Its rows
+    and columns are those of the scan's head, its slices are all that the copy has.
+
+    Args:
+        volume: a `scans.volume.Volume`, its background dark; of a cropped one `head_box` is known.
+
+    Returns:
+        [2, 3] int32, low and high in slices, rows and columns, half-open.
+    """
+    shape = volume.image.shape[:3]
+    if not volume.cropped:
+        return head_and_truth(volume.image, np.zeros((*shape, 0)))
+    y0, x0, y1, x1 = volume.head_box
+    box = [(0, y0 - MARGIN, x0 - MARGIN), (shape[0], y1 + MARGIN, x1 + MARGIN)]
+    return np.clip(box, 0, shape).astype(np.int32)
 
 
 def head_and_truth(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

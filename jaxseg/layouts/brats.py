@@ -30,9 +30,12 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     return make_cases(found, masks, channels, config, problems)
 
 
-def sort_images(names: list[str], config: Dataset) -> dict[str, dict[str, str]]:
-    """Return {case: {sequence: file}} of scans, whether they have labels or not."""
-    return _sort(names, [])[0]
+def sort_images(
+    names: list[str], config: Dataset, problems: list[str]
+) -> dict[str, dict[str, str]]:
+    """Return {case: {sequence: file}} of scans, whether they have labels or not; doubles go to
+    problems."""
+    return _sort([name for name in names if sequence_of(name)[1] != TRUTH], problems)[0]
 
 
 def tell(files: Files, config: Dataset) -> Dataset:
@@ -47,7 +50,7 @@ def tell(files: Files, config: Dataset) -> Dataset:
     if not found:
         about = "; ".join(f"{line}, which jaxseg does not read" for line in unread(names))
         raise UserError(
-            f"{files.path}: no NIfTI files named as BraTS names them (..._t1.nii.gz, _t1ce, _t2, "
+            f"{files.path}: no files named as BraTS names them (..._t1.nii.gz, _t1ce, _t2, "
             f"_flair, -t1n, -t1c, -t2w, -t2f) among {len(names)} files" + (about and f"; {about}")
         )
     return told(config, _sequences(found), regions_of(found))

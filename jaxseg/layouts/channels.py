@@ -42,7 +42,7 @@ def parse_patterns(text: str, names: Sequence[str], fill: str | None = None) -> 
 def find_by_channel(
     folder: Path, patterns: Mapping[str, str], names: Sequence[str], fill: str | None = None
 ) -> list[Scan]:
-    """Return the patients whose channels are NIfTI files or DICOM folders of their own.
+    """Return the patients whose channels are volumes in files or DICOM folders of their own.
 
     Args:
         folder: where to search.
@@ -100,28 +100,35 @@ def find_by_kind(
     if kind_of(dataset).sort is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
         return []
     files = list_files(path)
-    scans, lacking = [], []
-    for case, found in sorted(_cases(files, path, dataset).items()):
+    scans, lacking, doubles = [], [], []
+    for case, found in sorted(_cases(files, path, dataset, doubles).items()):
         wanted = {c: (found[c], (found[c],)) for c in names if c in found}
         if wanted:
             scans.append(_scan(path, files, case, wanted, names, fill))
         else:
             lacking.append(case)
-    if lacking and notes is not None:
+    notes = [] if notes is None else notes
+    notes += [f"{path}: left out, {line}" for line in doubles]
+    if lacking:
         notes.append(
             f"{path}: left out, none of the channels {', '.join(names)}: {says.listed(lacking)}"
         )
     return scans
 
 
-def _cases(files: Files, path: Path, dataset: Dataset) -> dict[str, dict[str, str]]:
+def _cases(
+    files: Files, path: Path, dataset: Dataset, doubles: list[str]
+) -> dict[str, dict[str, str]]:
     """Return {case: {channel: file}}; of the folder of one case its own name may tell it."""
-    sort, listed = kind_of(dataset).sort, list(files.stamps)
-    cases = sort(listed, dataset)
+    sort, listed, said = kind_of(dataset).sort, list(files.stamps), []
+    cases = sort(listed, dataset, said)
     if set(cases) - {says.NAMELESS}:
+        doubles += said
         return cases
     above = f"{path.resolve().name if path.is_dir() else path.stem}/"
-    cases = sort([above + name for name in listed], dataset)
+    said.clear()
+    cases = sort([above + name for name in listed], dataset, said)
+    doubles += [line.replace(above, "") for line in said]
     return {
         case: {channel: name.removeprefix(above) for channel, name in found.items()}
         for case, found in cases.items()

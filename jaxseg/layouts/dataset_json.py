@@ -9,6 +9,7 @@ from jaxseg.layouts.cases import fit_for_names
 from jaxseg.layouts.names import listed
 from jaxseg.scans.files import UNREADABLE, Files
 from jaxseg.scans.regions import Region, own_labels, unwritable
+from jaxseg.scans.scan_files import is_scan_file
 
 NAME = "dataset.json"
 IMAGES, LABELS = "imagesTr", "labelsTr"
@@ -48,7 +49,7 @@ def read(files: Files) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
         raise UserError(f"{files.path / name}: has no 'labels', a table of names and numbers")
     ending = content.get("file_ending", ".nii.gz")
-    if ending not in (".nii.gz", ".nii"):
+    if not is_scan_file(str(ending)):
         raise UserError(f"{files.path / name}: file_ending {ending!r}; convert to .nii.gz first")
     if "dataset" in content:
         raise UserError(

@@ -25,10 +25,10 @@ _GUESSES = (
 )
 _LEAST_PATIENTS = 3  # for train, validation and test
 _ADVICE = (
-    "no volumes with labels that are known by their names; NIfTI files are trained on by patterns: "
+    "no volumes with labels that are known by their names; others are trained on by patterns: "
     "--config.dataset.name=nifti with channel_files and mask_file (here: --channels "
-    "'t1={patient}/t1.nii.gz,...' --mask '{patient}/seg.nii.gz'); DICOM, MetaImage and NRRD are to "
-    "be converted to NIfTI first, and jaxseg.predict reads DICOM"
+    "'t1={patient}/t1.nii.gz,...' --mask '{patient}/seg.nii.gz'); DICOM is to be converted to "
+    "NIfTI first, and jaxseg.predict reads it"
 )
 
 

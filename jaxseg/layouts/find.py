@@ -1,4 +1,4 @@
-"""What lies at a path, patient by patient: slices, NIfTI files, DICOM series."""
+"""What lies at a path, patient by patient: slices, volumes in files, DICOM series."""
 
 import contextlib
 import functools
@@ -19,11 +19,17 @@ from jaxseg.layouts.dicom_files import INDEX, about_no_scans, is_dicom_member, n
 from jaxseg.layouts.kinds import LGG, find_images
 from jaxseg.scans.dicom import is_dicom, read_series
 from jaxseg.scans.files import IMAGE_SUFFIXES, UNREADABLE, Files, list_beside, list_files, open_file
-from jaxseg.scans.nifti import SUFFIXES, is_nifti, read_nifti, read_stored
+from jaxseg.scans.scan_files import (
+    SUFFIXES,
+    is_scan_file,
+    read_scan_file,
+    read_stored,
+    with_voxels,
+)
 from jaxseg.scans.slices import read_slices
 from jaxseg.scans.volume import Volume, with_channels
 
-_KINDS = "PNG, TIFF or JPEG slices, NIfTI files or DICOM series"
+_KINDS = "PNG, TIFF or JPEG slices, NIfTI, NRRD or MetaImage files or DICOM series"
 _LONGEST = 180  # bytes of a patient's name; folders have at most 255, and more is added
 
 
@@ -76,7 +82,7 @@ def find_scans(
     """Return the patients at a path, in order of their names; no voxel is read yet.
 
     A file is one patient, and so is a folder with a DICOM series; all folders inside are
-    searched. In a folder of NIfTI files each file is a patient. Patients of slices are those of
+    searched. Of volumes in files each file is a patient. Patients of slices are those of
     `kinds.find_images`. Masks, by the name of file or folder, are left out.
 
     Args:
@@ -118,18 +124,19 @@ def find_scans(
 
 
 def read_stored_volume(files: Files, name: str) -> Volume:
-    """Read a NIfTI file, also in a zip, with its voxels as they are stored; errors as below."""
-    return _read(files, (name,), lambda paths: read_stored(paths[0]))
+    """Read a volume's file, also in a zip, with its voxels as they are stored; errors as below."""
+    return _read(files, with_voxels(name, files), lambda paths: read_stored(paths[0]))
 
 
 def read_volume(files: Files, names: Sequence[str]) -> Volume:
-    """Read a NIfTI file or the files of a DICOM series, also in a zip.
+    """Read a volume's file or the files of a DICOM series, also in a zip.
 
     Raises:
-        UserError: as `read_nifti` and `read_series`; a file is not there.
+        UserError: as `read_scan_file` and `read_series`; a file is not there.
     """
-    if is_nifti(names[0]):
-        return _read(files, names, lambda paths: read_nifti(paths[0]))
+    if is_scan_file(names[0]):
+        whole = with_voxels(names[0], files)
+        return _read(files, whole, lambda paths: read_scan_file(paths[0]))
     return _read(files, names, read_series)
 
 
@@ -169,7 +176,7 @@ def folder_series(files: Files, folder: PurePosixPath) -> tuple[str, ...]:
 
 
 def _is_other(name: str) -> bool:
-    """Tell whether a file is named neither as a slice nor as NIfTI."""
+    """Tell whether a file is named neither as a slice nor as a volume."""
     return not name.lower().endswith((*IMAGE_SUFFIXES, *SUFFIXES))
 
 
@@ -194,22 +201,16 @@ def _file_scan(path: Path, dataset: Dataset) -> Scan:
         around = whole if len(names) > 1 else None
         one = functools.partial(read, [name])
         return Scan(patient, path, one, root, files, (name,), around)
-    if not is_nifti(name) and (kind := no_scan(files, name)):
+    if not is_scan_file(name) and (kind := no_scan(files, name)):
         remedy = "give the folder around it" if kind == INDEX else "no scan"
         raise UserError(f"{path}: DICOM, but {kind}; {remedy}")
-    if not is_nifti(name) and not is_dicom(path):
+    if not is_scan_file(name) and not is_dicom(path):
         about = says.looks_like([name])
         raise UserError(
             f"{path}: expected {_KINDS}, or a folder of them" + (f"; {about}" if about else "")
         )
-    own = _with_pair(name, files)
+    own = with_voxels(name, files)
     return Scan(patient, path, functools.partial(read_volume, files, own), root, files, own)
-
-
-def _with_pair(name: str, files: Files) -> tuple[str, ...]:
-    """Return a volume's file, and that of its voxels where it is the header of a pair."""
-    voxels = [n for n in files.stamps if n.lower().endswith(".img") and n[:-4] == name[:-4]]
-    return (name, *voxels) if name.lower().endswith(".hdr") else (name,)
 
 
 def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str]) -> list[Scan]:
@@ -229,12 +230,12 @@ def _tree_scans(path: Path, files: Files, dataset: Dataset, left_out: list[str])
     masks, kinds, series = [n for n in files.stamps if says.is_mask(n)], {}, {}
     volumes = defaultdict(list)
     for name in files.stamps:
-        if is_nifti(name) and not says.is_mask(name):
+        if is_scan_file(name) and not says.is_mask(name):
             volumes[_stem(name)].append(name)
     for stem, names in volumes.items():
         for name in names:  # x.nii and x.hdr are told apart
             patient = stem if len(names) == 1 else stem + name[len(stem) :].replace(".", "_")
-            own = _with_pair(name, files)
+            own = with_voxels(name, files)
             add(patient, Path(name), functools.partial(read_volume, files, own), own)
     clashes = [says.listed(names) for names in volumes.values() if len(names) > 1]
     left_out += [f"files of one name, each taken for a scan of its own: {c}" for c in clashes]
@@ -263,7 +264,7 @@ def _perhaps_several(patient: str, names: Sequence[str], dataset: Dataset) -> li
 
 def _left_out(files: Files, masks: list[str], kinds: dict[str, str]) -> list[str]:
     """Return lines on what in a source is no scan, or none that can be read."""
-    scanlike = [n for n in masks if is_nifti(n) or n.lower().endswith(IMAGE_SUFFIXES)]
+    scanlike = [n for n in masks if is_scan_file(n) or n.lower().endswith(IMAGE_SUFFIXES)]
     lines = [f"left out, masks by their names: {len(scanlike)} ({says.listed(scanlike)})"]
     lines = lines if scanlike else []
     lines += about_no_scans(kinds)

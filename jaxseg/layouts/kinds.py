@@ -35,9 +35,9 @@ class DataSet:
     volumes: bool = False  # scans in three dimensions, whose copies are cropped to the head
     # Files, settings -> the settings with the channels and regions that the files tell.
     tell: Callable[[Files, Dataset], Dataset] | None = None
-    # Names of files, settings -> {case: {channel: file}} of scans without labels; None: each file
-    # is a scan.
-    sort: Callable[[list[str], Dataset], dict[str, dict[str, str]]] | None = None
+    # Names of files, settings, problems to append to -> {case: {channel: file}} of scans without
+    # labels; None: each file is a scan.
+    sort: Callable[[list[str], Dataset, list[str]], dict[str, dict[str, str]]] | None = None
 
     @property
     def region_names(self) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from jaxseg.layouts import dataset_json
 from jaxseg.layouts.cases import Case, make_cases, put, told
 from jaxseg.layouts.names import stem_of
 from jaxseg.scans.files import Files
-from jaxseg.scans.nifti import is_nifti
 from jaxseg.scans.regions import PRESETS, Region
+from jaxseg.scans.scan_files import is_scan_file
 
 _ALL = "the images"  # of a case are one file
 
@@ -17,7 +17,7 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     """Return the cases by the stem of their file; UserError: no dataset.json."""
     root = dataset_json.root_of(names)
     found, masks = {}, {}
-    for name in filter(is_nifti, names):
+    for name in filter(is_scan_file, names):
         case, folder = stem_of(name), str(PurePosixPath(name).parent) + "/"
         if folder == f"{root}{dataset_json.IMAGES}/":
             put(found.setdefault(case, {}), _ALL, name, f"file of {case}", problems)

@@ -45,11 +45,12 @@ VOLUMES = {
     "DICOM": (".dcm", ".dicom", ".ima"),
     "MetaImage": (".mha", ".mhd"),
     "NRRD": (".nrrd", ".nhdr"),
-    "Analyze or NIfTI pair": (".hdr", ".img"),
+    "Analyze or NIfTI pair": (".hdr",),
 }
+_IN_ONE_FILE = (*VOLUMES["NIfTI"], *VOLUMES["MetaImage"], *VOLUMES["NRRD"])
 # Of scans and masks, which jaxseg cannot read. What is neither (.txt, .json) is not spoken of.
 _UNREAD = (
-    *(".mha", ".mhd", ".nrrd", ".nhdr", ".img", ".hdr.gz", ".img.gz", ".mgz", ".mgh"),
+    *(".img", ".hdr.gz", ".img.gz", ".mgz", ".mgh"),
     *(".mnc", ".par", ".rec", ".v", ".nii.bz2", ".nii.zst", ".head", ".brik", ".nii.zip"),
     *(".gif", ".bmp", ".webp", ".jp2", ".j2k", ".ppm", ".pgm", ".heic", ".svs", ".ndpi", ".svg"),
     *(".npy", ".npz", ".mat", ".h5", ".hdf5", ".zip", ".rar", ".7z", ".tar", ".gz", ".tgz"),
@@ -105,11 +106,11 @@ def inner_folders(name: str) -> tuple[str, ...]:
 
 
 def sequence_of(name: str) -> tuple[str, str]:
-    """Return case and sequence (of SEQUENCES, or TRUTH) of a NIfTI file; ('', '') for others.
+    """Return case and sequence (of SEQUENCES, or TRUTH) of a volume; ('', '') for others.
 
     The case is what stands before the sequence, else the folder: `A/t1.nii.gz` is of A.
     """
-    if suffix_of(name) not in VOLUMES["NIfTI"]:
+    if suffix_of(name) not in _IN_ONE_FILE:
         return "", ""
     match = _SEQUENCE.fullmatch(_AROUND.sub("", stem_of(name)))
     if match is None:
@@ -133,9 +134,10 @@ def listed(names: list[str], most: int = 3) -> str:
 
 def unread(names: list[str]) -> list[str]:
     """Return a line for each kind of scan or mask among the files that jaxseg does not read."""
-    kinds, headers = {}, {n.lower() for n in names if n.lower().endswith(".hdr")}
+    kinds, headers = {}, {n.lower() for n in names if n.lower().endswith((".hdr", ".nhdr", ".mhd"))}
     for name in names:
-        if name.lower().removesuffix(".img") + ".hdr" in headers:
+        stem = name.lower().removesuffix(".gz").removesuffix(".img").removesuffix(".raw")
+        if stem != name.lower() and headers & {stem + ".hdr", stem + ".nhdr", stem + ".mhd"}:
             continue  # the voxels of a pair, read by its header
         if (suffix := suffix_of(name)) in _UNREAD:
             kinds.setdefault(suffix, []).append(name)
@@ -163,9 +165,7 @@ def looks_like(names: list[str]) -> str:
     if not kinds:
         return "; ".join(f"{line}, which jaxseg does not read" for line in unread(names))
     found = ", ".join(_files(count, kind) for kind, count in kinds.items())
-    if kinds.keys() & {"NIfTI", "DICOM"}:
-        return f"{found}: jaxseg.predict reads NIfTI and DICOM; {_trained_on(names)}"
-    return f"{found}, which jaxseg does not read: convert them to NIfTI"
+    return f"{found}: jaxseg.predict reads them; {_trained_on(names)}"
 
 
 def _trained_on(names: list[str]) -> str:
@@ -178,7 +178,7 @@ def _trained_on(names: list[str]) -> str:
         )
     if TRUTH in sequences and len(sequences) > 2:
         return "this looks like BraTS: --config.dataset.name=brats trains on them"
-    return "--config.dataset.name=nifti trains on NIfTI with labels, by patterns of their names"
+    return "--config.dataset.name=nifti trains on volumes with labels, by patterns of their names"
 
 
 def _files(count: int, kind: str) -> str:

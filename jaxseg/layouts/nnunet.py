@@ -9,7 +9,7 @@ from jaxseg.layouts import dataset_json
 from jaxseg.layouts.cases import Case, make_cases, put, told
 from jaxseg.layouts.names import stem_of
 from jaxseg.scans.files import Files
-from jaxseg.scans.nifti import is_nifti
+from jaxseg.scans.scan_files import is_scan_file
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -19,7 +19,7 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     root = dataset_json.root_of(names)
     numbers = [f"channel {i:04d}" for i in range(len(config.channel_names))]
     found, masks = defaultdict(dict), {}
-    for name in filter(is_nifti, names):
+    for name in filter(is_scan_file, names):
         folder, match = str(PurePosixPath(name).parent) + "/", _CHANNEL.fullmatch(stem_of(name))
         if folder == f"{root}{dataset_json.LABELS}/":
             put(masks, stem_of(name), name, f"label file of {stem_of(name)}", problems)
@@ -33,13 +33,17 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     return make_cases(found, masks, numbers, config, problems)
 
 
-def sort_images(names: list[str], config: Dataset) -> dict[str, dict[str, str]]:
-    """Return {case: {channel: file}} of CASE_0000.nii.gz and so on, in whatever folder."""
+def sort_images(
+    names: list[str], config: Dataset, problems: list[str]
+) -> dict[str, dict[str, str]]:
+    """Return {case: {channel: file}} of CASE_0000.nii.gz and so on, in whatever folder; doubles go
+    to problems."""
     found = defaultdict(dict)
-    for name in filter(is_nifti, names):
+    for name in filter(is_scan_file, names):
         match = _CHANNEL.fullmatch(stem_of(name))
         if match and int(match["channel"]) < len(config.channel_names):
-            found[match["case"]].setdefault(config.channel_names[int(match["channel"])], name)
+            channel, case = config.channel_names[int(match["channel"])], match["case"]
+            put(found[case], channel, name, f"{channel} of {case}", problems)
     return dict(found)
 
 

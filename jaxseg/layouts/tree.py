@@ -1,4 +1,4 @@
-"""Any tree of NIfTI files whose sequences and labels are told by patterns in the config."""
+"""Any tree of volumes in files whose sequences and labels are told by patterns in the config."""
 
 from collections import defaultdict
 
@@ -7,8 +7,8 @@ from jaxseg.errors import UserError
 from jaxseg.layouts.cases import Case, make_cases, put, told
 from jaxseg.layouts.names import looks_like, pattern_regex
 from jaxseg.scans.files import Files
-from jaxseg.scans.nifti import is_nifti
 from jaxseg.scans.regions import Region
+from jaxseg.scans.scan_files import is_scan_file
 
 _EXAMPLE = (
     "--config.dataset.channel_files=\"('t1={patient}/{patient}_t1.nii.gz', "
@@ -26,23 +26,26 @@ def find_cases(names: list[str], config: Dataset, problems: list[str]) -> dict[s
     patterns = patterns_of(config)
     found, masks = _sort(names, patterns, problems), {}
     mask_regex = pattern_regex(config.mask_file)
-    for name in filter(is_nifti, names):
+    for name in filter(is_scan_file, names):
         if match := mask_regex.fullmatch(name):
             put(masks, match["patient"], name, f"label file of {match['patient']}", problems)
     if not found or not masks:
         missed = config.mask_file if found else " or ".join(patterns.values())
         looks = looks_like(names)
         raise UserError(
-            f"config.dataset.{'mask_file' if found else 'channel_files'}: no NIfTI file matches "
+            f"config.dataset.{'mask_file' if found else 'channel_files'}: no volume's file matches "
             f"{missed} among {len(names)} files ({', '.join(names[:3])}, ...)"
             + (f"; {looks}" if looks else "")
         )
     return make_cases(found, masks, tuple(patterns), config, problems)
 
 
-def sort_images(names: list[str], config: Dataset) -> dict[str, dict[str, str]]:
-    """Return {case: {channel: file}} of scans, whether they have labels or not."""
-    return _sort(names, patterns_of(config), [])
+def sort_images(
+    names: list[str], config: Dataset, problems: list[str]
+) -> dict[str, dict[str, str]]:
+    """Return {case: {channel: file}} of scans, whether they have labels or not; doubles go to
+    problems."""
+    return _sort(names, patterns_of(config), problems)
 
 
 def _sort(
@@ -50,7 +53,7 @@ def _sort(
 ) -> dict[str, dict[str, str]]:
     found = defaultdict(dict)
     regexes = {channel: pattern_regex(pattern) for channel, pattern in patterns.items()}
-    for name in filter(is_nifti, names):
+    for name in filter(is_scan_file, names):
         for channel, regex in regexes.items():
             if match := regex.fullmatch(name):
                 case = match["patient"]

@@ -15,7 +15,7 @@ from jaxseg.layouts import names as says
 from jaxseg.layouts.dicom_files import no_scan
 from jaxseg.scans.dicom import SUFFIXES as DICOM_SUFFIXES
 from jaxseg.scans.files import IMAGE_SUFFIXES, Files
-from jaxseg.scans.nifti import is_nifti
+from jaxseg.scans.scan_files import is_scan_file
 
 _CHANNEL_NUMBER = re.compile(r"_\d{4}$")  # of nnU-Net: case_0000.nii.gz, truth case.nii.gz
 _LAST_WORD = re.compile(r"[-_. ][^-_. ]+$")  # p1_flair.nii.gz, truth p1_seg.nii.gz
@@ -30,7 +30,7 @@ class Predicted(NamedTuple):
 
 def find_masks(files: Files) -> list[str]:
     """Return the masks among the files; where none is named as one, all that could be."""
-    found = [n for n in files.stamps if n.lower().endswith(IMAGE_SUFFIXES) or is_nifti(n)]
+    found = [n for n in files.stamps if n.lower().endswith(IMAGE_SUFFIXES) or is_scan_file(n)]
     found = [n for n in found if says.is_mask(n)] or found
     dicom = [n for n in files.stamps if n.lower().endswith(DICOM_SUFFIXES)]
     return found + [n for n in dicom if no_scan(files, n) == "segmentation"]
@@ -92,7 +92,7 @@ def _fitting(masks: Sequence[str], patient: str, scan: Path) -> list[str]:
 def _is_named(mask: str, patient: str, scan: Path) -> bool:
     """Tell whether a volume's mask has its name, or only says mask in a folder of its own."""
     stem = says.image_stem(mask)
-    only_says_mask = stem == says.stem_of(mask) and says.is_mask(f"x/{stem}.nii")
+    only_says_mask = says.is_mask(f"x/{stem}.nii") and says.image_stem(f"{stem}.nii") == stem
     return stem in _wanted(patient, scan) or (only_says_mask and bool(says.inner_folders(mask)))
 
 

@@ -92,7 +92,8 @@ def predict_probability(models: Sequence[Predictor], volume: Volume, tile: bool)
         volume: with the channels trained on.
         tile: slices at the scan's own resolution, see `windows`; else as in training.
     """
-    predict, volume = predict_tiles if tile else predict_volume, with_statistics(volume)
+    predict = predict_tiles if tile else predict_volume
+    volume = with_statistics(volume, fitted=len(models[0].config.input.image_size) == 2)
     mean = predict(models[0], volume)
     for model in models[1:]:
         mean += predict(model, volume)

@@ -14,7 +14,12 @@ from jaxseg.config import Config
 from jaxseg.errors import UserError, cause
 from jaxseg.imaging.geometry import record_matrix
 from jaxseg.imaging.intensity import head_warnings
-from jaxseg.imaging.volumes import in_its_volume, slice_records, with_statistics
+from jaxseg.imaging.volumes import (
+    fitted_warnings,
+    in_its_volume,
+    slice_records,
+    with_statistics,
+)
 from jaxseg.layouts.channels import find_by_channel, find_by_kind, parse_patterns
 from jaxseg.layouts.find import Scan, find_scans
 from jaxseg.prediction import places, predictions
@@ -23,7 +28,7 @@ from jaxseg.prediction.operating import segment_regions
 from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import load, predictor
 from jaxseg.runs import workdir
-from jaxseg.scans.nifti import is_nifti
+from jaxseg.scans.scan_files import is_scan_file
 from jaxseg.scans.volume import Volume
 from jaxseg.scoring import contours, planes
 
@@ -66,7 +71,7 @@ def read_scan(scan: Scan, ensemble: Ensemble, alone: bool, known: dict) -> Volum
     if len(volume.image) > 1 or not any(workdir.knows_volumes(run) for run in ensemble.runs):
         return volume
     text = "a single slice is normalised by itself, which training did not show the network"
-    is_all = not scan.path.is_file() or is_nifti(scan.path.name)
+    is_all = not scan.path.is_file() or is_scan_file(scan.path.name)
     if alone or is_all:
         return volume._replace(warnings=(*volume.warnings, f"{text}: the mask may be far off"))
     if scan.around is None:
@@ -130,8 +135,9 @@ def predict_scan(
     Raises:
         UserError: the scan cannot be read, or nothing can be written.
     """
-    dark = with_statistics(volume)
+    dark = with_statistics(volume, fitted=not ensemble.of_volumes)
     warnings = head_warnings(dark.image)
+    warnings += [] if ensemble.of_volumes else fitted_warnings(volume)
     warnings += tile_warnings(models, dark) if how["tile"] else []
     for warning in (*volume.warnings, *warnings):
         tqdm.write(f"warning: {scan.patient}: {warning}", file=sys.stderr)

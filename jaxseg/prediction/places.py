@@ -13,7 +13,7 @@ from jaxseg.errors import UserError
 from jaxseg.layouts.find import Scan
 from jaxseg.machine.files import read_json
 from jaxseg.scans.files import PREDICTION
-from jaxseg.scans.nifti import is_nifti
+from jaxseg.scans.scan_files import PAIRED, is_scan_file
 
 
 class Work(NamedTuple):
@@ -66,7 +66,8 @@ def describe(scan: Scan, shown: int) -> dict[str, Any]:
         shown: the channel that pictures show.
     """
     about = {"path": str(scan.path.absolute()), "sha256": scan.digest()}
-    if not is_nifti(scan.path.name) or len(scan.names) == 1 or scan.path.suffix.lower() == ".hdr":
+    whole = len(scan.names) == 1 or scan.path.name.lower().endswith(PAIRED)
+    if whole or not is_scan_file(scan.path.name):
         return about
     about |= {"root": str(scan.files.path.absolute()), "names": list(scan.names)}
     return about | {"shown": scan.names[min(shown, len(scan.names) - 1)]}

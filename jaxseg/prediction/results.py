@@ -1,4 +1,4 @@
-"""What `predict` wrote, read back as the scan is read: slices, NIfTI, DICOM-SEG."""
+"""What `predict` wrote, read back as the scan is read: slices, a volume's file, DICOM-SEG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,8 @@ from jaxseg.scans.files import PREDICTION
 from jaxseg.scans.regions import Region
 from jaxseg.scans.volume import Images
 
-_FORMS = ("", ".nii.gz", ".nii", ".dcm")  # of a result: a folder of slices, or a file
+# Of a result: a folder of slices, or a file.
+_FORMS = ("", ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm")
 _FULL = 65535  # a probability of 1 in files of 16 bit
 
 

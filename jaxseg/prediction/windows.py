@@ -16,7 +16,7 @@ from jaxseg.imaging import windows
 from jaxseg.imaging.geometry import warp_record
 from jaxseg.imaging.intensity import darkest, normalise, outside_level
 from jaxseg.imaging.resample import resample, shape_at
-from jaxseg.imaging.volumes import head_and_truth, slice_records, with_statistics
+from jaxseg.imaging.volumes import patch_box, slice_records, with_statistics
 from jaxseg.prediction.predictor import Predictor, in_batches, predict_part
 from jaxseg.scans.volume import Volume
 
@@ -57,10 +57,9 @@ def predict_patches(model: Predictor, volume: Volume) -> np.ndarray:
     Returns:
         [D, H, W, K] float32 in 0..1, calibrated, on the native grid.
     """
-    volume, size = with_statistics(volume), model.config.input.image_size
+    volume, size = with_statistics(volume, fitted=False), model.config.input.image_size
     wanted = model.config.input.spacing_mm
-    low, high = head_and_truth(volume.image, np.zeros((*volume.image.shape[:3], 0)))
-    head = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    head = tuple(slice(a, b) for a, b in zip(*patch_box(volume), strict=True))
     image, stats = volume.image[head], volume.stats
     outside, native = outside_level(stats), volume.image[head].shape[:3]
     if wanted and volume.spacing_mm:

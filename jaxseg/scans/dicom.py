@@ -29,7 +29,6 @@ from jaxseg.scans.volume import (
     from_axial,
     spacing_of,
     to_axial,
-    warn_of_shape,
 )
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -97,7 +96,6 @@ def read_series(paths: Sequence[Path]) -> Volume:
         order = axial_order(place)
         axial = axial_affine(place, voxels.shape, order)
         spacing_mm = spacing_of(axial) if slice_distance(planes) else ()
-        warnings += warn_of_shape(spacing_mm) if spacing_mm else []
         obstacle = dicom_seg.obstacle(planes)
     if obstacle:
         warnings += [f"no DICOM-SEG can be made of this series ({obstacle}): written as NIfTI"]

@@ -8,19 +8,9 @@ from typing import Any
 import numpy as np
 
 from jaxseg.errors import UserError, named
+from jaxseg.scans.oriented import volume_of
 from jaxseg.scans.regions import TUMOUR, Region, one_each
-from jaxseg.scans.volume import (
-    MAX_PATIENT_BYTES,
-    Volume,
-    as_pixels,
-    as_stored,
-    axial_affine,
-    axial_order,
-    from_axial,
-    spacing_of,
-    to_axial,
-    warn_of_shape,
-)
+from jaxseg.scans.volume import MAX_PATIENT_BYTES, Volume, as_pixels, from_axial
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr")  # .hdr: of a pair with .img
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by unit code; 0: none is stated
@@ -32,26 +22,18 @@ _UNORIENTED = (
 )
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, convert: Callable[[np.ndarray], np.ndarray] = as_pixels) -> Volume:
     """Read a NIfTI file: 3D of one channel or of colours (RGB, RGBA), or 4D, channels last.
 
     A pair of .hdr and .img is read by its .hdr; what is written for it is .nii.gz.
 
+    Args:
+        path: of the file.
+        convert: `as_pixels` or `as_stored`.
+
     Raises:
         UserError: nibabel is missing; the file is broken or too large, or has other axes.
     """
-    return _read(path, as_pixels)
-
-
-def read_stored(path: Path) -> Volume:
-    """Read a NIfTI file as `read_nifti`, but its voxels as they are stored, see `as_stored`.
-
-    For training, where what is no number is to be mended, and for masks.
-    """
-    return _read(path, as_stored)
-
-
-def _read(path: Path, convert: Callable[[np.ndarray], np.ndarray]) -> Volume:
     nibabel = _nibabel()
     with named(f"{path}: cannot be read as NIfTI", str(path)):
         file = nibabel.load(path)
@@ -60,12 +42,7 @@ def _read(path: Path, convert: Callable[[np.ndarray], np.ndarray]) -> Volume:
         affine, warnings = _affine_mm(file)
         _check_size(file)
         voxels = convert(_channels_last(np.asanyarray(file.dataobj)))
-        order = axial_order(affine)
-        axial = axial_affine(affine, voxels.shape, order)
-        spacing_mm = spacing_of(axial)
-        warnings += warn_of_shape(spacing_mm)
-        image = to_axial(voxels, order)
-        orientation = "".join(nibabel.aff2axcodes(affine))
+        volume, order = volume_of(voxels, affine, warnings)
 
     def write(to: Path, values: np.ndarray, regions: Sequence[Region] = TUMOUR):
         to, values = to.with_name(to.name + _suffix(path)), one_each(values, regions)
@@ -73,10 +50,9 @@ def _read(path: Path, convert: Callable[[np.ndarray], np.ndarray]) -> Volume:
             if "qform_code" in file.header.keys():  # noqa: SIM118 (a header is no dict)
                 _write(file, from_axial(values, order), to)
             else:
-                write_axial(to, values, axial)
+                write_axial(to, values, volume.affine)
 
-    about = tuple(warnings)
-    return Volume(image, spacing_mm, axial, about, write, orientation=orientation)
+    return volume._replace(write=write)
 
 
 def write_axial(path: Path, values: np.ndarray, affine: np.ndarray):
@@ -92,11 +68,6 @@ def write_axial(path: Path, values: np.ndarray, affine: np.ndarray):
     image = nibabel.Nifti1Image(values.T.astype(dtype), affine[:, [2, 1, 0, 3]])
     image.header.set_xyzt_units("mm")
     image.to_filename(path)
-
-
-def is_nifti(name: str) -> bool:
-    """Return whether a file's name is that of a NIfTI file."""
-    return name.lower().endswith(SUFFIXES)
 
 
 def _nibabel() -> Any:
@@ -134,14 +105,8 @@ def _channels_last(voxels: np.ndarray) -> np.ndarray:
 
 
 def _affine_mm(file: Any) -> tuple[np.ndarray, list[str]]:
-    """Return [4, 4] float64, voxel to RAS+ mm, and what is odd about it.
-
-    Raises:
-        ValueError: it is no map of a volume.
-    """
+    """Return [4, 4] float64, voxel to RAS+ mm, and what is odd about it."""
     affine = np.array(file.affine, np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ValueError("its affine is singular: voxels have no place in space")
     if "qform_code" not in file.header.keys():  # noqa: SIM118 (Analyze)
         return affine, [_UNORIENTED]
     unit = int(file.header["xyzt_units"]) % 8  # above are those of time

@@ -17,7 +17,6 @@ from jaxseg.errors import UserError
 MAX_PATIENT_BYTES = 4 << 30  # 500 slices of 1024 x 1024 of 4 channels of 16 bit
 _INTEGERS = tuple(map(np.dtype, (np.uint8, np.uint16, np.int16, np.int32)))  # kept as they are
 _SAME_MM = 1e-2  # grids whose corners lie closer than this are one
-_SQUARE = 1.1  # longest side of a pixel, relative to the other, that passes as a square
 
 
 class Order(NamedTuple):
@@ -52,6 +51,7 @@ class Volume(NamedTuple):
     mask_values: tuple[int, ...] = ()
     stats: np.ndarray | None = None  # [C, 4] float32, `intensity.volume_statistics` of the image
     head_box: np.ndarray | None = None  # [4] int32, `intensity.head_box` of the image
+    cropped: bool = False  # a prepared copy, smaller than the scan: all of the head and the truth
     group: str = ""  # the person, who may have several scans; "": the patient is the person
     orientation: str = ""  # of the file's axes, where each runs to: 'LPS'; '' when it is no file's
     images: Images | None = None  # of a DICOM series whose images have names of their own
@@ -188,17 +188,6 @@ def as_pixels(voxels: np.ndarray) -> np.ndarray:
             raise ValueError("no voxel is a finite number")
         pixels[~finite] = pixels[finite].min()
     return pixels
-
-
-def warn_of_shape(spacing_mm: tuple[float, ...]) -> list[str]:
-    """Return a line when the pixels of the axial slices are far from square, else none."""
-    row, column = spacing_mm[1:]
-    if max(row, column) <= _SQUARE * min(row, column):
-        return []
-    return [
-        f"axial slices have pixels of {row:.3g} x {column:.3g} mm: the network sees a squeezed "
-        "head; resample the scan first"
-    ]
 
 
 def join_channels(

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from jaxseg.scoring.cohort import counted, unit
+
 MEAN = "mean of regions"
 
 
@@ -82,8 +84,14 @@ def format_regions(summary: dict[str, Any]) -> str:
             lines.append(line(name[:16], *shown, *blank))
         lines.append("")
     if lines:
-        lines.append("In brackets 95 % intervals over patients.")
+        lines.append(f"In brackets 95 % intervals over {of_whom(summary)}.")
     return "".join(f"{text.rstrip()}\n" for text in lines)
+
+
+def of_whom(summary: dict[str, Any]) -> str:
+    """Return whom means and intervals are over, in words."""
+    several = unit(*counted(summary["patients"])) == "scan"
+    return "scans, persons drawn whole" if several else "patients"
 
 
 def lesions_line(summary: dict[str, Any]) -> str:
@@ -100,7 +108,7 @@ def empty_line(summary: dict[str, Any]) -> str:
     if empty["mean_false_positive_mm3"] is not None:
         size = f"{empty['mean_false_positive_mm3']:,.0f} mm^3"
     text = (
-        f"Empty truth: {empty['n']} of {summary['patients']['n']} patients, "
+        f"Empty truth: {empty['n']} of {_all(summary)}, "
         f"{empty['n_predicted_empty']} of them predicted empty; falsely predicted there: {size} "
         "on average."
     )
@@ -125,8 +133,13 @@ def brats_line(summary: dict[str, Any]) -> str:
         parts += [f"{name} {value} {unit}".rstrip() + inside] if value != "-" else []
     parts += [f"lesions {_counted(found)}"] if found["found"] is not None else []
     if found["n_undefined"]:
-        parts.append(f"undefined for {found['n_undefined']} of {found['n']} patients")
+        parts.append(f"undefined for {found['n_undefined']} of {_all(summary)}")
     return f"BraTS, {found['definition']} ({found['challenge']}): {'; '.join(parts)}."
+
+
+def _all(summary: dict[str, Any]) -> str:
+    scans, persons = counted(summary["patients"])
+    return f"{scans} {unit(scans, persons)}s"
 
 
 def _block(title: str, columns: tuple[Column, ...], rows: dict[str, dict[str, Any]]) -> Block:

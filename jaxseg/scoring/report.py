@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxseg import RESEARCH_ONLY
 from jaxseg.scoring import colours, regiontext, scoretext
+from jaxseg.scoring.cohort import counted, unit
 from jaxseg.scoring.patient_score import PatientScore
 from jaxseg.scoring.report_style import STYLE, caption
 
@@ -41,7 +42,7 @@ def page(
         "<h2>Figures</h2>",
         *(_figure(name, image) for name, image in figures.items()),
         _worst_table(scores, summary),
-        "<h2>All patients, worst first</h2>",
+        f"<h2>All {unit(*counted(summary['patients']))}s, worst first</h2>",
         _patients_table(scores, summary["definitions"]["hd95_unit"], summary.get("brats", {})),
         "<h2>Definitions</h2>",
         _definitions(summary["definitions"]),
@@ -66,7 +67,7 @@ def _region(name: str, summary: dict[str, Any]) -> str:
     parts = [
         operating and f"<p>{escape(operating)}</p>",
         _warnings(summary["warnings"]),
-        f"<h2>Scores per patient{of_region}</h2>",
+        f"<h2>Scores per {unit(*counted(summary['patients']))}{of_region}</h2>",
         _scores_table(summary),
         *(f"<p>{escape(text)}</p>" for text in scoretext.apart(summary)),
         f"<h2>Numbers not to quote alone{of_region}</h2>",
@@ -83,7 +84,7 @@ def _regions_table(summary: dict[str, Any]) -> str:
     if not blocks:
         return ""
     tables = [_blocks_table(blocks[i : i + 2], summary) for i in range(0, len(blocks), 2)]
-    below = "<p>Mean over patients, below it the 95 % interval.</p>"
+    below = f"<p>Mean over {regiontext.of_whom(summary)}, below it the 95 % interval.</p>"
     return "\n".join(["<h2>Regions</h2>", *tables, below])
 
 

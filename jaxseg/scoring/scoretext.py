@@ -4,6 +4,7 @@ import textwrap
 from typing import Any, NamedTuple
 
 from jaxseg.scoring import regiontext
+from jaxseg.scoring.cohort import cohort, counted, unit
 
 FEW_PATIENTS = 50  # below, the bootstrap interval of a mean is itself uncertain
 VERY_FEW_PATIENTS = 8  # below, it rests on little more than the patients themselves
@@ -64,10 +65,14 @@ def rows_to_distrust(summary: dict[str, Any]) -> list[ScoreRow]:
 
 def headline(summary: dict[str, Any]) -> str:
     """Return the one line to quote."""
-    dice, n = summary["patients"]["dice"], summary["patients"]["n"]
+    dice, (n, persons) = summary["patients"]["dice"], counted(summary["patients"])
     low, high = dice["ci95"]
     interval = "no interval" if low is None else f"95 % interval {low:.3f} to {high:.3f}"
-    return f"Dice per patient {dice['mean']:.3f} ({interval}), median {dice['median']:.3f}, n = {n}"
+    who = n if persons == n else cohort(n, persons)
+    return (
+        f"Dice per {unit(n, persons)} {dice['mean']:.3f} ({interval}), "
+        f"median {dice['median']:.3f}, n = {who}"
+    )
 
 
 def threshold_label(summary: dict[str, Any]) -> str:
@@ -103,7 +108,7 @@ def operating_label(summary: dict[str, Any]) -> str:
     return f"Operating point: {', '.join(r for r in rules if r)}."
 
 
-def tuning_result(how: dict[str, Any], num_patients: int) -> str:
+def tuning_result(how: dict[str, Any], num_patients: int, num_persons: int) -> str:
     """Return what tuning has brought on the validation patients, in words."""
     dice, calibration = how["validation_dice"], how["calibration"]
     before, after = (
@@ -111,7 +116,7 @@ def tuning_result(how: dict[str, Any], num_patients: int) -> str:
         for name in ("before", "after")
     )
     return (
-        f"Operating point chosen on {num_patients} validation patients: their Dice "
+        f"Operating point chosen on {cohort(num_patients, num_persons, 'validation')}: their Dice "
         f"{dice['tuned']:.3f} (untuned {dice['untuned']:.3f}), expected calibration error {after} "
         f"(uncalibrated {before})."
     )
@@ -144,10 +149,11 @@ def format_scorecard(summary: dict[str, Any]) -> str:
 
 def _format_region(summary: dict[str, Any]) -> str:
     row = "{:<24} {:>8}  {:^17} {:>8} | {:>7} {:>8}".format
+    per = f"PER {unit(*counted(summary['patients'])).upper()}"
     rule = "-" * 62 + "+" + "-" * 17
     lines = [headline(summary), "=" * len(headline(summary)), ""]
     lines.append(row("", "", "", "", "predict", "best"))
-    lines.append(row("PER PATIENT", "mean", "95 % interval", "median", "nothing", "thresh."))
+    lines.append(row(per, "mean", "95 % interval", "median", "nothing", "thresh."))
     lines.append(rule)
     lines += [
         row(r.label, r.value, r.interval, r.median, *r.baselines) for r in rows_per_patient(summary)
@@ -165,33 +171,34 @@ def _format_region(summary: dict[str, Any]) -> str:
 
 def warnings(patients: dict[str, Any]) -> list[str]:
     """Return what a reader must know of the summary over patients before trusting it."""
-    n, both, one = patients["n"], patients["n_both_empty"], patients["n_one_empty"]
-    found = few_patients(n)
+    both, one = patients["n_both_empty"], patients["n_one_empty"]
+    n, persons = counted(patients)
+    found, which = few_patients(n, persons), f"{n} {unit(n, persons)}s"
     if both:
-        found.append(
-            f"{both} of {n} patients: truth and prediction both empty; they count as Dice 1."
-        )
+        found.append(f"{both} of {which}: truth and prediction both empty; they count as Dice 1.")
     if one:
         found.append(
-            f"{one} of {n} patients: tumour missed altogether or predicted where there is none; "
+            f"{one} of {which}: tumour missed altogether or predicted where there is none; "
             "they count as Dice 0, and the volume's diagonal as HD95 pulls its mean up."
         )
     return found
 
 
-def few_patients(n: int) -> list[str]:
-    """Return the warning that so many patients call for; none from `FEW_PATIENTS` on."""
-    if n == 1:
-        return ["one patient only: a mean over patients and its interval say nothing."]
-    if n < VERY_FEW_PATIENTS:
+def few_patients(n: int, persons: int) -> list[str]:
+    """Return the warning that so few persons, whose n scans are, call for; none from
+    `FEW_PATIENTS` on."""
+    if persons == 1:
+        who = "one patient" if n == 1 else cohort(n, persons)
+        return [f"{who} only: a mean over patients and its interval say nothing."]
+    if persons < VERY_FEW_PATIENTS:
         return [
-            f"{n} patients are few, far too few: the 95 % interval says next to nothing about "
-            "other patients."
+            f"{cohort(n, persons)} are few, far too few: the 95 % interval says next to nothing "
+            "about other patients."
         ]
-    if n < FEW_PATIENTS:
+    if persons < FEW_PATIENTS:
         return [
-            f"{n} patients are few (under {FEW_PATIENTS}): the 95 % interval is itself uncertain, "
-            "rather too narrow than too wide."
+            f"{cohort(n, persons)} are few (under {FEW_PATIENTS}): the 95 % interval is itself "
+            "uncertain, rather too narrow than too wide."
         ]
     return []
 

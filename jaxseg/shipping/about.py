@@ -7,6 +7,7 @@ from jaxseg import RESEARCH_ONLY
 from jaxseg.machine.files import read_json
 from jaxseg.prediction.trained import Trained
 from jaxseg.runs import workdir
+from jaxseg.scoring.cohort import cohort, counted
 
 FORMAT = 1  # of metadata.json
 ONNX_NOTES = {
@@ -83,10 +84,12 @@ def _scores(run: Path, step: int, flip: bool) -> dict[str, Any] | None:
     found = read_json(path)
     if found["about"]["step"] != step:
         return None
+    scans, persons = counted(found["patients"])
     return {
         "what": "Dice per patient, whole volumes on the pixel grid of the files, test patients"
         + ("; without the flip averaging that is in this file" if flip else ""),
-        "patients": found["patients"]["n"],
+        "patients": scans,
+        "persons": persons,
         "dice": found["patients"]["dice"],
         "operating_point": found.get("operating_point"),
         "warnings": found["warnings"],
@@ -116,7 +119,8 @@ def text(metadata: dict[str, Any]) -> str:
         f"{metadata['data']['licence']}.",
     ]
     if scores:
-        lines.append(f"Test: Dice {dice_text(scores['dice'])}, {scores['patients']} patients.")
+        who = cohort(scores["patients"], scores["persons"])
+        lines.append(f"Test: Dice {dice_text(scores['dice'])}, {who}.")
     return "\n".join([*lines, *agreement_text(agreement)]) + "\n"
 
 

@@ -9,6 +9,7 @@ from jaxseg import RESEARCH_ONLY
 from jaxseg.prediction import windows
 from jaxseg.prediction.trained import Trained
 from jaxseg.scans.regions import is_within, own_labels, to_masks
+from jaxseg.scoring.cohort import cohort
 from jaxseg.shipping.about import agreement_text, common, dice_text
 
 # D, H, W: slices, rows, columns of a scan; d, h, w: of its head on the training grid; C channels,
@@ -108,7 +109,7 @@ def text(metadata: dict[str, Any]) -> str:
     if scores:
         names = scores.get("regions", {metadata["regions"][0]["name"]: scores["dice"]})
         dice = "; ".join(f"{name} {dice_text(found)}" for name, found in names.items())
-        lines.append(f"Test: Dice: {dice}, {scores['patients']} patients.")
+        lines.append(f"Test: Dice: {dice}, {cohort(scores['patients'], scores['persons'])}.")
     return "\n".join([*lines, *agreement_text(metadata["agreement"])]) + "\n"
 
 

@@ -130,7 +130,7 @@ def make_example(trained: Trained, model: Predictor, volume: Any) -> dict[str, n
         float32, stats [C, 4], patch_probability [1, *S, K].
     """
     probability, mask = _predicted(trained, model, volume)
-    dark, size = with_statistics(volume), trained.config.input.image_size
+    dark, size = with_statistics(volume, fitted=False), trained.config.input.image_size
     patch = windows.cut(dark.image, (0, 0, 0), size, darkest(dark.stats, dark.image.dtype))
     found = predict_part(model, [normalise(patch, dark.stats)])
     return {
@@ -165,7 +165,7 @@ def agreement(
     """
     rows = []
     for patient in patients:
-        volume = prepared.volume(patient)._replace(stats=None, head_box=None)
+        volume = prepared.volume(patient)._replace(stats=None, head_box=None, cropped=False)
         place = volume.spacing_mm, volume.voxel_mm3
         probability, masks, _ = sliding_window.segment(exported, volume.image, *place)
         rows.append(differences(_predicted(trained, model, volume), (probability, masks)))

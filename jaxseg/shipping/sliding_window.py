@@ -1,6 +1,5 @@
 """Segment scans with a model.jaxseg of volumes by NumPy and jax alone. For research use only."""
 
-import itertools
 import json
 import zipfile
 
@@ -19,6 +18,9 @@ def load(path):
 def segment(model, volume, spacing_mm=(), voxel_mm3=None):
     """Return probability and masks [D, H, W, K], labels [D, H, W] of a scan [D, H, W, C]."""
     (about, run), kind, grid_mm = model, volume.dtype, model[0]["window"]["spacing_mm"]
+    sizes = {"voxels": 1, "mm3": voxel_mm3 or (len(spacing_mm) and np.prod(spacing_mm))}
+    if not all(sizes[region["unit"]] for region in about["regions"] if region["min_lesion"]):
+        raise ValueError("the smallest lesion kept is in mm3: give spacing_mm, or voxel_mm3")
     least = np.float32(np.iinfo(kind).min if kind.kind in "iu" else -np.inf)
     image, stats, box = map(np.asarray, run["scan"](volume.astype(np.float32), least))
     head = tuple(map(slice, *box))  # nothing is predicted outside
@@ -35,8 +37,7 @@ def segment(model, volume, spacing_mm=(), voxel_mm3=None):
         mask = masks[..., region["within"]].all(-1)
         mask &= probability[..., k] >= np.float32(region["threshold"])
         if region["min_lesion"]:
-            mm3 = region["unit"] == "mm3" and (voxel_mm3 or spacing_mm[0] * np.prod(spacing_mm[1:]))
-            mask &= np.asarray(run["lesions"](mask)) * (mm3 or 1) >= region["min_lesion"]
+            mask &= np.asarray(run["lesions"](mask)) * sizes[region["unit"]] >= region["min_lesion"]
         masks[..., k], labels[mask] = mask, region["label"]
     return probability, np.array(about["masks_of_label"], bool)[labels], labels
 
@@ -52,9 +53,8 @@ def slide(image, stats, predict, classes, size, overlap, sigma, **_):
     starts = (np.rint(np.linspace(0, *axis)).astype(int) for axis in zip(room, counts, strict=True))
     z, y, x = (np.exp(-0.5 * ((np.arange(t) - (t - 1) / 2) / (sigma * t)) ** 2) for t in size)
     weight = (np.float32(z)[:, None, None] * np.float32(y)[:, None] * np.float32(x))[..., None]
-    total, weights = (np.zeros((*padded.shape[:3], n), np.float32) for n in (classes, 1))
-    for place in np.array([*itertools.product(*starts)]):
+    total = np.zeros((*padded.shape[:3], classes + 1), np.float32)  # the last: of the weights
+    for place in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3):
         here = (*map(slice, place, place + size),)
-        total[here] += weight * np.asarray(predict(padded[here][None], stats)[0])
-        weights[here] += weight
-    return (total / weights)[inside]
+        total[here] += weight * np.insert(predict(padded[here][None], stats)[0], classes, 1, -1)
+    return (total[..., :-1] / total[..., -1:])[inside]

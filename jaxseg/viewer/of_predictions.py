@@ -76,7 +76,7 @@ def open_predictions(
         title=f"{folder.absolute().name} of {run.absolute().name}",
         notes=tuple(_notes(folder, scans, len(found), truth)),
         volume_unit="ml" if in_ml else "voxels",
-        rows=tuple(_row(row, in_ml, [s.get(row["patient"]) for s in scores]) for row in rows),
+        rows=tuple(_row(row, in_ml, regions, scores) for row in rows),
         thresholds=None,  # several runs may have predicted, each with its own
         channel=config.dataset.shown_channel(len(ensemble.channels)),
         scan=shown,
@@ -181,20 +181,34 @@ def _notes(
 
 
 def _row(
-    row: Mapping[str, str], in_ml: bool, scores: Sequence[Mapping[str, str] | None]
+    row: Mapping[str, str],
+    in_ml: bool,
+    regions: Sequence[Region],
+    scores: Sequence[Mapping[str, Mapping[str, str]]],
 ) -> PatientRow:
-    """Return the patient's line; `predict` measures the first region."""
-    first = [("predicted voxels", f"{int(row['voxels']):,}")]
-    if row["volume_ml"]:
-        first.insert(0, ("volume", f"{float(row['volume_ml']):.1f} ml"))
-    if row["mean_confidence"]:
-        first.append(("largest component", f"{int(row['largest_component_voxels']):,}"))
-        first.append(("mean confidence", f"{float(row['mean_confidence']):.3f}"))
-    volume = float(row["volume_ml" if in_ml else "voxels"])
-    unit = "mm" if row["volume_ml"] else "pixels"
-    regions = [_scored(score, unit) if score else RegionRow(None, None) for score in scores]
-    regions[0] = regions[0]._replace(volume=volume, facts=(*regions[0].facts, *first))
-    return PatientRow(row["patient"], tuple(regions))
+    """Return the patient's line: of each region its scores, where there are any, and sizes."""
+    unit, shown = "mm" if row["volume_ml"] else "pixels", []
+    for k, (region, table) in enumerate(zip(regions, scores, strict=True)):
+        score = table.get(row["patient"])
+        found = _scored(score, unit) if score else RegionRow(None, None)
+        own = {field: row.get(f"{region.name}_{field}") for field in predictions.SIZES}
+        # Of a single region, and in tables of before there were several, only the first is there.
+        sizes = own if own["voxels"] else {field: row[field] for field in own if not k}
+        if sizes:
+            volume = float(sizes["volume_ml" if in_ml else "voxels"])
+            found = found._replace(volume=volume, facts=(*found.facts, *_measured(sizes)))
+        shown.append(found)
+    return PatientRow(row["patient"], tuple(shown))
+
+
+def _measured(sizes: Mapping[str, str]) -> list[tuple[str, str]]:
+    facts = [("predicted voxels", f"{int(sizes['voxels']):,}")]
+    if sizes["volume_ml"]:
+        facts.insert(0, ("volume", f"{float(sizes['volume_ml']):.1f} ml"))
+    if sizes["mean_confidence"]:
+        facts.append(("largest component", f"{int(sizes['largest_component_voxels']):,}"))
+        facts.append(("mean confidence", f"{float(sizes['mean_confidence']):.3f}"))
+    return facts
 
 
 def _scored(score: Mapping[str, str], unit: str) -> RegionRow:

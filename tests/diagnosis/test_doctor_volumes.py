@@ -47,6 +47,32 @@ def write_time_points(root):
     (root / "readme.txt").write_text("x")
 
 
+@pytest.mark.parametrize("kind", [".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_a_tree_of_nrrd_or_metaimage_has_the_facts_of_nifti(tmp_path, kind):
+    pytest.importorskip("nrrd")
+    facts = []
+    for suffix in (".nii.gz", kind):
+        root = tmp_path / suffix[1:]
+        for seed in range(3):
+            case = f"p{seed}"
+            write_case(root / case, case, NEW[:2], "-seg", (1, 2), suffix, seed)
+        patterns = tuple(f"{c[1:]}={{patient}}/{{patient}}{c}{suffix}" for c in NEW[:2])
+        found = examine_source(
+            str(root),
+            Dataset(
+                name="nifti",
+                channel_files=patterns,
+                mask_file=f"{{patient}}/{{patient}}-seg{suffix}",
+                regions=("a=1", "b=2"),
+            ),
+            "nifti",
+        )
+        assert not texts(found, "error")
+        facts.append(found.report["volumes"])
+    for name in ("regions", "channels", "sizes", "spacings_mm", "orientations", "label_values"):
+        assert facts[0][name] == facts[1][name], name
+
+
 def test_the_numbers_of_a_sound_set(tmp_path):
     """Two voxels of each label: of 1 mm3 in the first two scans, of 2 mm3 in the third."""
     write_time_points(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_data import make_slice, write_image
-from fake_volumes import oblique_affine, write_nifti, write_series
+from fake_volumes import oblique_affine, write_nifti, write_scan, write_series
 
 from jaxseg import evaluate
 from jaxseg.config import Dataset
@@ -101,16 +101,21 @@ AFFINE = np.diag((-1.0, -2.0, 3.0, 1.0))
         ("p{}/flair.nii.gz", "p{}/seg.nii.gz"),
         ("p{}_flair.nii.gz", "p{}_seg.nii.gz"),
         ("imagesTr/p{}_0000.nii.gz", "labelsTr/p{}.nii.gz"),
+        ("p{}.nii.gz", "p{}.seg.nrrd"),
+        ("p{}/flair.nrrd", "p{}/Segmentation.seg.nrrd"),
+        ("p{}/flair.nhdr", "p{}/seg.mhd"),
+        ("p{}_flair.mha", "p{}_seg.nii.gz"),
     ],
 )
 def test_volumes_whatever_the_order_of_the_axes(tmp_path, scan, truth):
     pytest.importorskip("nibabel")
+    pytest.importorskip("nrrd")
     expected = {}
     for i in range(2):
         true, mask = masks(i)
-        write_nifti(tmp_path / "in" / scan.format(i), to_file(true) + np.uint8(i), AFFINE)
+        write_scan(tmp_path / "in" / scan.format(i), to_file(true) + np.uint8(i), AFFINE)
         turned = AFFINE @ np.array([[-1, 0, 0, 15], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
-        write_nifti(tmp_path / "in" / truth.format(i), to_file(true)[::-1], turned)
+        write_scan(tmp_path / "in" / truth.format(i), to_file(true)[::-1], turned)
     for i, found in enumerate(find_scans(tmp_path / "in", Dataset())):
         expected[found.patient] = masks(i)
         keep(found, masks(i)[1], tmp_path / "out")

@@ -76,6 +76,9 @@ def test_time_points_of_one_person_are_drawn_together(tmp_path):
     a, b = write(tmp_path / "a", A, persons=same), write(tmp_path / "b", B, persons=same)
     part = comparison.compare(read(a)[0], read(b)[0], 200)
     assert part["measures"]["dice"]["ci95"] == [None, None]  # one person
+    assert comparison.headline(part).endswith("(no interval), n = 4 scans of 1 person")
+    assert "4 scans of 1 person only" in part["warnings"][0]
+    assert "PER SCAN" in comparison.format_comparison(part)
 
 
 def test_brats_scores_are_compared_under_one_definition_only(tmp_path):

@@ -19,9 +19,10 @@ from jaxseg.evaluation import tuning
 from jaxseg.machine import distributed
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction import inference, operating, trained
-from jaxseg.prediction.operating import OperatingPoint, segment
+from jaxseg.prediction.operating import OperatingPoint, segment, segment_regions
 from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.trained import Trained
+from jaxseg.scans.regions import Region
 
 RING, CORE, NOTHING = 1.0, 2.5, -6.0  # logits
 
@@ -115,6 +116,25 @@ def test_the_table_holds_what_the_masks_score():
     nothing = np.zeros_like(probability)
     assert tuning.dice_table(nothing, truth, (0.5,), 1.0) == [[0.0] * len(tuning.MIN_LESIONS)]
     assert tuning.dice_table(nothing, truth & False, (0.5,), 1.0)[0][0] == 1.0
+
+
+def test_a_region_is_tuned_without_the_cut_by_the_region_around_it():
+    """The same Dice where it lies inside; else that before the cut, as the file says."""
+    regions = Region("whole", (1, 2)), Region("core", (2,))
+    truth = np.zeros((4, 12, 12), bool)
+    truth[1:3, 4:9, 4:9] = True
+    whole = np.where(truth, 0.9, 0.1).astype(np.float32)
+    nested, beyond = whole * np.float32(0.8), whole.copy()
+    beyond[1:3, 4:9, 9] = 0.7  # a row beside the whole
+    points = OperatingPoint(0.5), OperatingPoint(0.6)
+    for core, is_cut in ((nested, False), (beyond, True)):
+        masks = segment_regions(np.stack([whole, core], -1), points, regions)
+        found = tuning.dice_table(core, truth, (0.6,), 1.0)[0][0]
+        scored = 2 * (masks[..., 1] & truth).sum() / (masks[..., 1].sum() + truth.sum())
+        assert scored == 1 and found == pytest.approx(2 * 50 / 110 if is_cut else 1)
+    assert "cut off what sticks out" in tuning.about_nesting(regions)["nesting"]
+    assert tuning.about_nesting((Region("a", (1,)), Region("b", (2,)))) == {}
+    assert tuning.about_nesting(regions[:1]) == {}
 
 
 def dice(*patients):

@@ -85,6 +85,36 @@ def test_no_drawn_patch_is_larger_than_the_largest_extent(spacing):
         assert (spans <= bound + 1e-9).all()
 
 
+def beyond_the_angles_tried(degrees: float, spacing, shape) -> float:
+    """Return by what factor patches turned by any angles up to these span more than the largest
+    of the nine angles tried."""
+    config = Augment(**NOTHING | {"rotation_probability": 1.0}, rotation_degrees=degrees)
+    tried = draws.largest_extent(shape, spacing, config) / draws.reserve(degrees, 3)
+    thick, size = draws.thick_axes(spacing, config), np.array(shape) - 1.0
+    angles = np.random.default_rng(0).uniform(-degrees, degrees, (1500, 3))
+    spans = [np.abs(draws.rotation(a, spacing, thick)) @ size for a in angles]
+    return np.max(np.max(spans, axis=0) / tried)
+
+
+@pytest.mark.parametrize("degrees", [10.0, 15.0, 30.0, 45.0, 60.0, 90.0, 180.0])
+def test_between_the_angles_tried_a_patch_spans_no_more_than_the_reserve(degrees):
+    found = [
+        beyond_the_angles_tried(degrees, spacing, shape)
+        for spacing in (ISOTROPIC, THICK, (2.5, 1.0, 1.0))
+        for shape in ((160, 16, 16), (8, 12, 16), (16, 160, 96))
+    ]
+    assert np.max(found) <= draws.reserve(degrees, 3)
+    assert np.max(found) > 1  # a reserve is needed
+    assert (draws.reserve(degrees, 3) == 1.01) == (degrees < 38)  # as it was: the same patches
+
+
+def test_more_than_half_a_turn_is_none_beyond_it():
+    config = Augment(**NOTHING | {"rotation_probability": 1.0}, rotation_degrees=720.0)
+    half = Augment(**NOTHING | {"rotation_probability": 1.0}, rotation_degrees=180.0)
+    found = [draws.largest_extent((8, 12, 16), ISOTROPIC, c) for c in (config, half)]
+    np.testing.assert_array_equal(*found)
+
+
 def test_the_same_generator_gives_the_same_numbers_whatever_happens():
     """A changed probability must not change what else is drawn."""
     one = draws.draw_intensity(rng(3), ISOTROPIC, 2, Augment(**ALWAYS))

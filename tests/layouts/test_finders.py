@@ -181,15 +181,15 @@ def test_volumes_in_a_zip_are_read_as_those_in_a_folder(tmp_path):
 
 def test_what_is_not_read_is_named(tmp_path):
     write_image(tmp_path / "p/s0.png", make_slice(0)[0])
-    for name in ("a.mha", "b.mha", "c.nrrd", "d.img", "e.gif", "f.mgz", "notes.txt"):
+    for name in ("a.par", "b.par", "c.mnc", "d.img", "e.gif", "f.mgz", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     _, notes = scans(tmp_path)
     assert [note.partition(": not read: ")[2] for note in notes] == [
         *("1 .gif file (e.gif)", "1 .img file (d.img)"),
-        *("1 .mgz file (f.mgz)", "2 .mha files (a.mha, b.mha)", "1 .nrrd file (c.nrrd)"),
+        *("1 .mgz file (f.mgz)", "1 .mnc file (c.mnc)", "2 .par files (a.par, b.par)"),
     ]
     shutil.rmtree(tmp_path / "p")
-    with pytest.raises(UserError, match=r"among 7 files; not read: 1 .gif file .*2 .mha files"):
+    with pytest.raises(UserError, match=r"among 7 files; not read: 1 .gif file .*2 .par files"):
         scans(tmp_path)
 
 

@@ -96,10 +96,10 @@ def test_masks_of_other_formats_are_named():
     [
         (
             ["a/t1.nii.gz", "b/t1.nii"],
-            "2 NIfTI files: jaxseg.predict reads NIfTI and DICOM; --con",
+            "2 NIfTI files: jaxseg.predict reads them; --con",
         ),
         (["a/1.dcm"], "1 DICOM file: jaxseg.predict reads"),
-        (["a/1.mha"], "1 MetaImage file, which jaxseg does not read: convert them to NIfTI"),
+        (["a/1.mha"], "1 MetaImage file: jaxseg.predict reads them; --config.dataset.name=nifti"),
         (["TCGA_A_1_2000_1.tif"], "1 .tif file named as in the LGG set: --config.dataset.name"),
         (
             ["a/1.png", "a/1_mask.png"],
@@ -117,5 +117,5 @@ def test_what_a_folder_looks_like(names, expected):
 @pytest.mark.parametrize("find", [image_folder.find_slices, lgg.find_slices])
 def test_a_finder_that_fails_says_which_command_reads_the_folder(find):
     names = [f"p{n}/flair.nii.gz" for n in range(30)]
-    with pytest.raises(UserError, match="30 NIfTI files: jaxseg.predict reads NIfTI and DICOM"):
+    with pytest.raises(UserError, match="30 NIfTI files: jaxseg.predict reads them"):
         find(names, Dataset(), [])

@@ -151,15 +151,15 @@ def test_nothing_that_is_no_sequence_is_taken_for_one():
         "UCSF-PDGM-0004_brain_segmentation.nii.gz",
         "a/brainmask.nii.gz",
         "a/silver_simple.nii.gz",
-        "a/t1.mha",
+        "a/t1.mgz",
         "a/t1.png",
     ):
         assert sequence_of(name) == ("", ""), name
 
 
 def test_brats_without_files_of_its_names(tmp_path):
-    (tmp_path / "VSD.Brain.XX.O.MR_Flair.1.mha").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"no NIfTI files named as BraTS.*1 .mha file.*not read"):
+    (tmp_path / "VSD.Brain.XX.O.MR_Flair.1.mgz").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no files named as BraTS.*1 .mgz file.*not read"):
         find(tmp_path, "brats")
 
 
@@ -251,7 +251,7 @@ def test_nnunet_of_both_versions(tmp_path, content, regions):
         ({"labels": {"a": "x"}}, "whole numbers in 0..255"),
         ({"labels": None}, "has no 'labels'"),
         ({"channel_names": {"1": "T1"}}, "number the channels from 0 on"),
-        ({"file_ending": ".nrrd"}, "file_ending '.nrrd'; convert to .nii.gz"),
+        ({"file_ending": ".mgz"}, "file_ending '.mgz'; convert to .nii.gz"),
         ({"dataset": {}}, "lists files by 'dataset'"),
     ],
 )
@@ -307,7 +307,15 @@ def test_any_tree_by_patterns(tmp_path):
         f"{case}/{case}_seg.nii.gz",
         case,
     )
-    (tmp_path / case / f"{case}_t1.nii.gz").unlink()
+    (tmp_path / case / f"{case}_t1.nii.gz").rename(tmp_path / case / f"{case}_t1.nhdr")
+    mixed = TREE | {
+        "channel_files": (
+            "flair={patient}/{patient}_flair.nii.gz",
+            "t1={patient}/{patient}_t1.nhdr",
+        )
+    }
+    _, cases, _ = find(tmp_path, "nifti", **mixed)
+    assert cases[case].images[1] == f"{case}/{case}_t1.nhdr"
     _, cases, problems = find(tmp_path, "nifti", **TREE)
     assert problems == [f"patient {case} ({case}/{case}_flair.nii.gz): no file of t1"]
 
@@ -320,7 +328,10 @@ def test_any_tree_by_patterns(tmp_path):
             "nifti needs patterns of its files: --config.dataset.channel_files",
         ),
         ({"mask_file": None}, "nifti needs patterns of its files"),
-        ({"mask_file": "{patient}.nii"}, "mask_file: no NIfTI file matches {patient}.nii among 10"),
+        (
+            {"mask_file": "{patient}.nii"},
+            "mask_file: no volume's file matches {patient}.nii among 10",
+        ),
         (
             {"channel_files": ("t1=x{patient}.nii",)},
             "channel_files: .*this looks like BraTS: --config",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_run import write_run
 from fake_volume_sets import GLIOMA_SEQUENCES, write_gliomas
-from fake_volumes import oblique_affine, world, write_nifti
+from fake_volumes import oblique_affine, world, write_scan
 from scipy.spatial.transform import Rotation
 
 from jaxseg import predict
@@ -18,7 +18,8 @@ from jaxseg.prediction import predictor, trained
 from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint, segment_regions
 from jaxseg.scans.regions import to_labels
-from jaxseg.scans.volume import axial_order, from_axial
+from jaxseg.scans.scan_files import read_scan_file
+from jaxseg.scans.volume import axial_affine, axial_order, from_axial
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -98,15 +99,20 @@ def run(volume_config, tmp_path, monkeypatch):
     return made
 
 
-def predicted(run, folder, affine) -> list[tuple[np.ndarray, np.ndarray]]:
+def predicted(run, folder, affine, kind=".nii.gz") -> list[tuple[np.ndarray, np.ndarray]]:
     """Write the head in all storages, predict, and return the labels and their affines."""
     image, _ = head()
     names = [f"BraTS-GLI-{100 + n:05d}-000" for n in range(len(STORAGES))]
     for name, storage in zip(names, STORAGES, strict=True):
         voxels, place = stored(image, affine, *storage)
         for suffix in GLIOMA_SEQUENCES:
-            write_nifti(folder / "new" / name / f"{name}{suffix}.nii.gz", voxels, place)
+            write_scan(folder / "new" / name / f"{name}{suffix}{kind}", voxels, place)
     predict.main(["--workdir", str(run), "--output", str(folder / "out"), str(folder / "new")])
+    if kind != ".nii.gz":
+        return [
+            in_storage(folder / "out" / name / f"mask{kind}", affine, storage)
+            for name, storage in zip(names, STORAGES, strict=True)
+        ]
     found = [nibabel.load(folder / "out" / name / "mask.nii.gz") for name in names]
     for name, mask in zip(names, found, strict=True):
         scan = nibabel.load(folder / "new" / name / f"{name}-t1c.nii.gz")
@@ -115,18 +121,30 @@ def predicted(run, folder, affine) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.asanyarray(mask.dataobj), mask.affine) for mask in found]
 
 
+def in_storage(path, affine, storage) -> tuple[np.ndarray, np.ndarray]:
+    """Return a mask on the voxels of the file it was made of, and where they should be."""
+    voxels, place = stored(np.zeros(SHAPE), affine, *storage)
+    volume, order = read_scan_file(path), axial_order(place)
+    np.testing.assert_allclose(volume.affine, axial_affine(place, voxels.shape, order), atol=1e-5)
+    return from_axial(volume.image[..., 0], order), place
+
+
 def places(labels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Return [n, 4], the voxels that have a label: where they lie in mm, sorted, and which."""
     rows = np.column_stack([world(affine, labels.shape)[labels > 0].round(3), labels[labels > 0]])
     return rows[np.lexsort(rows.T[::-1])]
 
 
-@pytest.mark.parametrize("frame", frames())
-def test_however_a_head_is_stored_its_mask_lies_on_the_same_voxels(run, tmp_path, frame):
+@pytest.mark.parametrize(
+    "frame, kind", [(f, ".nii.gz") for f in frames()] + [("oblique", ".nrrd"), ("oblique", ".mha")]
+)
+def test_however_a_head_is_stored_its_mask_lies_on_the_same_voxels(run, tmp_path, frame, kind):
+    pytest.importorskip("nrrd")
     affine, (_, ball) = frames()[frame], head()
     expected = places(labels_of(ball, affine), affine)
     assert min(np.unique(expected[:, 3], return_counts=True)[1]) > 10
-    for storage, (labels, place) in zip(STORAGES, predicted(run(), tmp_path, affine), strict=True):
+    found = predicted(run(), tmp_path, affine, kind)
+    for storage, (labels, place) in zip(STORAGES, found, strict=True):
         here, place_here = stored(ball, affine, *storage)
         np.testing.assert_allclose(place, place_here, atol=1e-5)
         np.testing.assert_array_equal(labels, labels_of(here, place_here))
@@ -163,6 +181,7 @@ def test_a_prepared_copy_put_back_in_place_has_the_mask_of_the_file(
     predict.main(["--workdir", str(folder), "--output", str(tmp_path / "out"), *sources])
     cases = list(predict_patients(trained.predictor(loaded), prepared, patients))
     for case, patient in zip(cases, patients, strict=True):
+        assert case.volume.cropped
         masks = segment_regions(case.probability, loaded.points, loaded.kind.regions)
         whole = np.zeros((*patient.native_shape, 3), bool)
         box = zip(patient.offset, patient.shape, strict=True)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from jaxseg.config import Config, Evaluation, Input, Model
+from jaxseg.imaging import volumes
 from jaxseg.imaging.intensity import normalise, outside_level, volume_statistics
+from jaxseg.imaging.volumes import MARGIN, head_and_truth, patch_box, with_statistics
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction.predictor import Predictor
 from jaxseg.prediction.windows import predict_patches
-from jaxseg.scans.volume import Volume
+from jaxseg.scans.volume import Volume, cut
 
 PATCH = (4, 8, 8)
 
@@ -125,3 +127,50 @@ def test_the_same_on_one_device_and_on_eight():
     one = predict_patches(model(blur, devices=jax.devices()[:1]), Volume(image))
     eight = predict_patches(model(blur), Volume(image))
     np.testing.assert_allclose(one, eight, atol=1e-6)
+
+
+def shrinking_head() -> np.ndarray:
+    """Return a scan whose head seems smaller without the air around it.
+
+    A few very bright voxels are under half a percent of the scan, and above it of the box of the
+    head: their level then decides what is head, and a rim of 4 voxels is not.
+    """
+    image = np.zeros((20, 60, 60, 2), np.int16)
+    image[3:17, 16:44, 14:46] = 50
+    image[3:17, 20:40, 18:42] = np.random.default_rng(5).integers(200, 400, (14, 20, 24, 2))
+    image[8:11, 25:32, 25:35] = 4000
+    return image
+
+
+def test_a_prepared_copy_is_predicted_as_the_scan_itself(monkeypatch):
+    """Its box is not searched anew; of a scan in patches no box of slices is computed either."""
+    image = shrinking_head()
+    whole = with_statistics(Volume(image, mask=np.zeros((*image.shape[:3], 1), np.uint8)))
+    low, high = box = head_and_truth(whole.image, whole.mask)
+    copy = cut(whole, *box)._replace(cropped=True)
+    anew = head_and_truth(copy.image, copy.mask)
+    assert (anew[1] - anew[0])[1] < (high - low)[1]  # what the copy itself would tell
+    np.testing.assert_array_equal(patch_box(copy), [(0, 0, 0), high - low])
+
+    def blur(x):
+        return x[..., :1] + x.mean((1, 2, 3, 4), keepdims=True)
+
+    bare = Volume(image)
+    monkeypatch.setattr(volumes, "head_box", None)  # which only slices need
+    expected = predict_patches(model(blur), bare)
+    monkeypatch.setattr(volumes, "head_box_3d", None)
+    found = predict_patches(model(blur), copy)
+    inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    np.testing.assert_array_equal(found, expected[inside])
+    expected[inside] = 0
+    assert not expected.any()
+
+
+def test_the_truth_beyond_the_head_does_not_widen_what_is_predicted():
+    image = shrinking_head()
+    mask = np.zeros((*image.shape[:3], 1), np.uint8)
+    mask[10, 30, 55] = 1  # in the air
+    whole = with_statistics(Volume(image, mask=mask))
+    box = head_and_truth(whole.image, mask)
+    copy = cut(whole, *box)._replace(cropped=True)
+    assert box[1, 2] == 56 and patch_box(copy)[1, 2] + box[0, 2] == 46 + MARGIN

@@ -220,7 +220,8 @@ def test_a_volume_keeps_its_grid(program, run, tmp_path, capsys, tile):
     path = write_nifti(tmp_path / "p.nii.gz", voxels, affine)
     program("--workdir", run, "--output", tmp_path / "out", *["--tile"] * tile, path)
     # The head of about 100 pixels was shown on 32 in training.
-    assert ("p: --tile shows the network 3." in capsys.readouterr().err) == tile
+    said = capsys.readouterr().err
+    assert ("p: --tile shows the network 3." in said) == tile and "squeezed" not in said
     made = nibabel.load(tmp_path / "out" / "p" / "mask.nii.gz")
     assert made.shape == voxels.shape[:3]
     np.testing.assert_allclose(made.affine, affine, atol=1e-5)
@@ -228,6 +229,16 @@ def test_a_volume_keeps_its_grid(program, run, tmp_path, capsys, tile):
     count = int(np.asarray(made.dataobj).sum())
     assert 0 < count == int(row["voxels"])
     assert float(row["volume_ml"]) == pytest.approx(count * 2 / 1000, rel=1e-4)
+
+
+def test_pixels_that_are_not_square_are_warned_of(program, run, tmp_path, capsys):
+    pytest.importorskip("nibabel")
+    image, _ = phantom.generate_patient(0, 0)
+    voxels = image[::8].transpose(1, 2, 0, 3).astype(np.float32)
+    write_nifti(tmp_path / "p.nii.gz", voxels, np.diag((-1.0, -1.5, 4.0, 1)))
+    program("--workdir", run, "--output", tmp_path / "out", tmp_path / "p.nii.gz")
+    said = "warning: p: axial slices have pixels of 1.5 x 1 mm: the network sees a squeezed head"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from jaxseg import evaluate, predict
 from jaxseg.config import Dataset, Input, Model, Split
 from jaxseg.datasets.prepare import prepare
 from jaxseg.errors import UserError
-from jaxseg.layouts.kinds import told_by_files
+from jaxseg.layouts.kinds import kind_of, told_by_files
 from jaxseg.machine.files import read_json
 from jaxseg.prediction import operating, trained
 from jaxseg.prediction.ensemble import read_ensemble
@@ -121,6 +121,16 @@ def test_the_masks_are_those_of_evaluation_with_every_region(program, run, sourc
         assert rows[name]["voxels"] == rows[name]["whole_tumour_voxels"]
 
 
+def test_patches_are_cut_of_voxels_that_are_not_square_without_a_word(
+    program, run, tmp_path, capsys
+):
+    for n, suffix in enumerate(OLD):
+        voxels = head(n)
+        write_nifti(tmp_path / f"in/p/p{suffix}.nii.gz", voxels, np.diag((-1, -1.5, 4, 1)))
+    program("--workdir", run, "--output", tmp_path / "out", tmp_path / "in")
+    assert "squeezed" not in capsys.readouterr().err
+
+
 def test_predictions_are_scored_and_shown_by_region(program, run, source, tmp_path, capsys):
     out = tmp_path / "out"
     program("--workdir", run, "--output", out, source)
@@ -201,6 +211,25 @@ def test_a_case_that_lacks_a_sequence_fails_alone_or_is_filled(
     program(*out[:-1], tmp_path / "filled", "--fill", "flair", scans)
     rows = table(tmp_path / "filled")
     assert len(rows) == 3 and rows["BraTS20_Training_002"]["file"].endswith("_flair.nii.gz")
+
+
+def test_a_second_file_of_a_sequence_is_named(program, run, tmp_path, capsys):
+    case = tmp_path / "in" / "Jane"
+    for n, name in enumerate(("t1", "t1ce", "t2", "flair", "seg")):
+        write_nifti(case / f"{name}.nii.gz", head(n), AFFINE)
+    write_nifti(case / "t1.nii", head(9), AFFINE)
+    write_nifti(case / "seg.nii", head(9), AFFINE)  # no labels are needed, so none are spoken of
+    program("--workdir", run, "--output", tmp_path / "out", case.parent)
+    said = "in: left out, Jane/t1.nii.gz: a second t1 of Jane beside Jane/t1.nii\n"
+    assert said in capsys.readouterr().err
+    notes = []
+    assert found(case, run, notes=notes)["Jane"][0] == "t1.nii"
+    assert notes == [f"{case}: left out, t1.nii.gz: a second t1 of Jane beside t1.nii"]
+    content = Dataset(name="nnunet", channel_names=("t1", "t2"))
+    problems = []
+    names = ["a/x_0000.nii.gz", "b/x_0000.nii.gz", "b/x_0001.nrrd"]
+    assert kind_of(content).sort(names, content, problems)["x"]["t1"] == names[0]
+    assert problems == [f"{names[1]}: a second t1 of x beside {names[0]}"]
 
 
 def test_a_case_without_any_of_the_channels_is_named(source, tmp_path):

@@ -63,7 +63,9 @@ def test_a_run_leaves_all_that_it_promises(run):
     records = workdir.read_metrics(run)
     assert [r["step"] for r in records if "train_loss" in r] == list(range(1, 7))
     assert [r["step"] for r in records if "validation_dice" in r] == list(range(1, 7))
-    points = json.loads((run / "operating_point.json").read_text())["regions"]
+    about = json.loads((run / "operating_point.json").read_text())
+    assert about["nesting"].startswith("each region was chosen by itself")
+    points = about["regions"]
     assert tuple(points) == REGIONS
 
 

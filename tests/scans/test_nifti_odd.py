@@ -8,7 +8,8 @@ nibabel = pytest.importorskip("nibabel")
 from fake_volumes import oblique_affine, world, write_nifti  # noqa: E402
 
 from jaxseg.errors import UserError  # noqa: E402
-from jaxseg.scans.nifti import is_nifti, read_nifti  # noqa: E402
+from jaxseg.scans.nifti import read_nifti  # noqa: E402
+from jaxseg.scans.scan_files import is_scan_file  # noqa: E402
 
 SHAPE = (5, 6, 7)
 KINDS = {
@@ -35,7 +36,7 @@ def test_other_headers_are_read_and_the_mask_lies_on_their_voxels(tmp_path, kind
     analyze = not issubclass(form, nibabel.Nifti1Pair)
     affine = np.diag((-2.0, 1.5, 3.0, 1.0)) if analyze else oblique_affine()
     path = written(tmp_path / f"a{suffix}", form, affine)
-    assert is_nifti(path.name)
+    assert is_scan_file(path.name)
     volume, source = read_nifti(path), nibabel.load(path)
     assert any("does not state its orientation" in line for line in volume.warnings) == analyze
     for name, values in (("mask", volume.image[..., 0] > 100), ("p", volume.image[..., 0] / 210)):

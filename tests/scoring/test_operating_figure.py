@@ -85,7 +85,7 @@ def test_in_words():
     found = scoretext.operating_label({"operating_point": untuned | {"tuned": False}})
     assert found == "Operating point: probability >= 0.4, of the config."
     assert scoretext.operating_label({}) == ""
-    assert scoretext.tuning_result(TUNED, 3) == (
+    assert scoretext.tuning_result(TUNED, 3, 3) == (
         "Operating point chosen on 3 validation patients: their Dice 0.800 (untuned 0.700), "
         "expected calibration error 0.050 (uncalibrated 0.250)."
     )

@@ -1,6 +1,7 @@
 """Several regions: their mean, persons, empty truths, BraTS definitions, colours, pictures."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from jaxseg.scoring import (
     scoretext,
 )
 from jaxseg.scoring.brats import Rules
+from jaxseg.scoring.cohort import cohort
 from jaxseg.scoring.patient_score import score_patient
 
 NAMES = ("WT", "TC", "ET")
@@ -96,6 +98,33 @@ def test_persons_are_drawn_whole():
     patients = scorecard.summarise(scores, 100)["patients"]
     assert patients["n"] == 4 and patients["n_persons"] == 1
     assert patients["dice"]["ci95"] == [None, None]
+
+
+def test_scans_are_counted_as_scans_of_persons_wherever_a_person_has_several():
+    """Four scans of three persons: in the console, in the report, in words of the summary."""
+    assert cohort(4, 3) == "4 scans of 3 persons" and cohort(2, 1) == "2 scans of 1 person"
+    assert cohort(4, 4) == "4 patients" and cohort(1, 1) == "1 patient"
+    assert cohort(1200, 900, "validation") == "1,200 validation scans of 900 persons"
+    rules = Rules("brats_2026")
+    scores = _scores(rules)
+    scores[1] = [s._replace(group=scores[0][0].group) for s in scores[1]]
+    summary = _summary(scores, rules)
+    assert scoretext.headline(summary).endswith("n = 4 scans of 3 persons")
+    assert scoretext.headline(summary).startswith("Dice per scan ")
+    page = report.page("t", summary, [s for row in scores for s in row], {}, "{}", {}, [])
+    text = scoretext.format_scorecard(summary).replace("\n  ", " ")
+    assert "PER SCAN" in text and "PER PATIENT" not in text
+    assert "In brackets 95 % intervals over scans, persons drawn whole." in text
+    assert "Empty truth: 2 of 4 scans, 1 of them" in text and "for 1 of 4 scans" in text
+    for shown in (text, page):
+        assert "4 scans of 3 persons are few, far too few" in shown
+        assert not re.findall(r"\d patients", shown)
+    assert "<h2>Scores per scan, ET</h2>" in page and "All scans, worst first" in page
+    of_old = summary["patients"] | {"n": 4}
+    del of_old["n_persons"]
+    assert scoretext.headline(summary | {"patients": of_old}).endswith("n = 4")
+    alone = scoretext.format_scorecard(_summary(_scores()))
+    assert "PER PATIENT" in alone and "scan" not in alone
 
 
 def test_the_brats_definition_is_named_with_its_numbers():

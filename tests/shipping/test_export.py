@@ -133,7 +133,7 @@ def test_the_file_describes_itself(exported, run, path):
     with zipfile.ZipFile(path) as file:
         text = b"".join(file.read(name) for name in ("metadata.json", "README.txt")).decode()
     assert "phantom_00" not in text and str(run) not in text, "patients and paths stay at home"
-    assert "Dice 0.250, 1 patients" in text and "fewer than 30 voxels" in text
+    assert "Dice 0.250, 1 patient." in text and "fewer than 30 voxels" in text
 
 
 def test_scores_of_other_weights_are_not_taken_along(run):

@@ -214,7 +214,16 @@ def test_what_volumes_cannot_have_is_refused(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_smallest_lesion_in_mm3_needs_a_spacing(model):
-    with pytest.raises(IndexError):
-        sliding_window.segment(model, scan(np.int16).image)
-    sliding_window.segment(model, scan(np.int16).image, (1.5, 0.9, 0.9), voxel_mm3=2.0)
+def test_a_smallest_lesion_in_mm3_without_a_spacing_is_told_before_anything_is_computed(model):
+    about, programs = model
+    volume = scan(np.int16).image
+    with pytest.raises(ValueError, match=r"^the smallest lesion kept is in mm3: give spacing_mm"):
+        sliding_window.segment((about, dict.fromkeys(programs)), volume)
+    with pytest.raises(UserError, match="smallest lesion kept is in mm3"):  # as jaxseg does
+        segment_regions(np.zeros((2, 2, 2, 3)), POINTS, PRESETS["brats2021"])
+    kept = sliding_window.segment(model, volume, voxel_mm3=1.5 * 0.9 * 0.9)[1]
+    if not about["window"]["spacing_mm"]:  # a grid changes what is computed with a spacing
+        expected = sliding_window.segment(model, volume, (1.5, 0.9, 0.9))[1]
+        np.testing.assert_array_equal(kept, expected)
+    voxels = [region | {"unit": "voxels"} for region in about["regions"]]
+    assert sliding_window.segment((about | {"regions": voxels}, programs), volume)[1].any()

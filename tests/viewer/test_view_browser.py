@@ -20,31 +20,6 @@ pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's 
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 
 
-@pytest.fixture(scope="module")
-def server():
-    with serving(make_gallery()) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser.open_browser(tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
-@pytest.fixture
-def page(chromium, server):
-    """The viewer, freshly opened, its first patient drawn; must end without an error."""
-    chromium.errors.clear()
-    chromium.requests.clear()
-    chromium.open(serve.address(server))
-    chromium.wait(f"{DRAWN}.endsWith('prediction')")
-    yield chromium
-    assert chromium.errors == []
-    own = serve.address(server)
-    assert [url for url in chromium.requests if not url.startswith(own)] == []
-
-
 @pytest.fixture
 def picture(page, request, tmp_path):
     """Write a screenshot; all are kept in $JAXSEG_SCREENSHOTS, to be looked at."""

@@ -110,8 +110,15 @@ def test_regions_come_back_from_the_labels_that_predict_wrote(tmp_path):
     volume, output = found.read(), tmp_path / "out"
     labels = np.zeros(volume.image.shape[:3], np.uint8)
     labels[1:6, 1:5, 1:5], labels[2:5, 2:4, 2:4], labels[3, 2, 2:4] = 2, 1, 4
-    row = predictions.measure(found.patient, "x", labels > 0, labels / 4, volume.spacing_mm)
-    names = [region.name for region in KINDS["brain_phantom_regions"].regions]
+    kinds = KINDS["brain_phantom_regions"].regions
+    names, masks = (
+        [region.name for region in kinds],
+        (labels > 0, np.isin(labels, (1, 4)), labels == 4),
+    )
+    measured = [
+        predictions.measure(found.patient, "x", mask, labels / 4, volume.spacing_mm)
+        for mask in masks
+    ]
     ramp = np.linspace(0, 1, labels.size, dtype=np.float32).reshape(labels.shape)
 
     def write(folder):
@@ -120,9 +127,9 @@ def test_regions_come_back_from_the_labels_that_predict_wrote(tmp_path):
             volume.write(folder / f"probability_{name}", ramp / (k + 1))
 
     output.mkdir()
-    predictions.keep(
-        output, row, {"scan": {"path": str(found.path), "sha256": found.digest()}}, write
-    )
+    about = {"scan": {"path": str(found.path), "sha256": found.digest()}}
+    about["regions"] = predictions.by_region(kinds, measured)
+    predictions.keep(output, measured[0], about, write)
     predictions.write_table(output)
     truth = labels.copy()
     truth[1] = 0
@@ -148,6 +155,18 @@ def test_regions_come_back_from_the_labels_that_predict_wrote(tmp_path):
     (shown,) = gallery.rows
     assert [region.dice for region in shown.regions] == [0.5, 0.6, 0.7]
     assert [region.hd95 for region in shown.regions] == ["0.0 mm", "1.0 mm", "2.0 mm"]
+    voxels = [int(mask.sum()) for mask in masks]
+    ml = [n * volume.voxel_mm3 / 1000 for n in voxels]
+    assert voxels == [80, 12, 2]
+    assert [region.volume for region in shown.regions] == pytest.approx(ml, rel=1e-5)
+    facts = [dict(region.facts) for region in shown.regions]
+    assert [fact["predicted voxels"] for fact in facts] == [str(n) for n in voxels]
+    assert [fact["largest component"] for fact in facts] == [str(n) for n in voxels]
+    assert facts[2]["mean confidence"] == "1.000"  # 4 / 4
+    table = output / predictions.TABLE
+    table.write_text("\n".join(",".join(r.split(",")[:6]) for r in table.read_text().split()))
+    old = open_predictions(*asked).rows[0].regions  # a table of before each region was measured
+    assert [region.volume for region in old] == [pytest.approx(ml[0], rel=1e-5), None, None]
     assert scan.voxel_mm3 == pytest.approx(volume.voxel_mm3)
     (output / found.patient / f"probability_{names[1]}.nii.gz").unlink()
     assert open_predictions(*asked).predict(0).probability is None

@@ -6,11 +6,10 @@ import browser
 import cv2
 import numpy as np
 import pytest
-from fake_gallery import SPACING_MM, box, make_gallery, serving, volume
+from fake_gallery import SPACING_MM, box, make_gallery, volume
 from viewer_page import DRAWN, click, drag, hover, of_plane, pixel, text
 
 from jaxseg.scoring.colours import PALETTE
-from jaxseg.viewer import serve
 from jaxseg.viewer.pictures import PatientRow, RegionRow, make_prediction, make_scan
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
@@ -56,26 +55,8 @@ def gallery():
 
 
 @pytest.fixture(scope="module")
-def server():
-    with serving(gallery()) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser.open_browser(tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
-@pytest.fixture
-def page(chromium, server):
-    """The viewer, freshly opened at the patient whose whole tumour is worst."""
-    chromium.errors.clear()
-    chromium.open(serve.address(server))
-    chromium.wait(READY)
-    assert text(chromium, "#patient") == "Jane Doe 0"
-    yield chromium
-    assert chromium.errors == []
+def shown():
+    return gallery()
 
 
 def fill(page):
@@ -85,18 +66,25 @@ def fill(page):
         page.key(key)
 
 
+def test_the_patient_whose_whole_tumour_is_worst_is_shown_first(page):
+    assert text(page, "#patient") == "Jane Doe 0"
+
+
 def test_every_region_has_its_colour_its_scores_and_can_be_hidden(page):
     cells = (
         "[...document.querySelectorAll('#regions tr')].map(r => r.innerText.split(/\\s{2,}|\\t/))"
     )
     shown = [[part.strip() for part in row if part.strip()] for row in page.run(cells)]
     assert shown == [
-        ["Region", "Dice", "HD95"],
-        ["whole tumour", "0.900", "0.5 mm"],
-        ["tumour core", "0.500", "1.5 mm"],
-        ["enhancing tumour", "0.700", "2.5 mm"],
+        ["Region", "Dice", "HD95", "voxels"],
+        ["whole tumour", "0.900", "0.5 mm", "0"],
+        ["tumour core", "0.500", "1.5 mm", "10"],
+        ["enhancing tumour", "0.700", "2.5 mm", "20"],
         ["mean", "0.700"],
     ]
+    # The panel's right edge: nothing is to be scrolled for.
+    panel = "document.querySelector('#regions').closest('aside')"
+    assert page.run(f"{panel}.scrollWidth <= {panel}.clientWidth")
     fill(page)
     assert text(page, ".plane output") == "slice 2 of 6"
     page.key("ArrowDown")

@@ -126,12 +126,6 @@ def gallery(scan=slow_scan, predict=slow_prediction):
     return make_gallery(rows=rows, scan=scan, predict=predict)
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser.open_browser(tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
 @contextlib.contextmanager
 def watched(page, shown, niivue=None):
     """Open the page; at the end it must never have shown one patient under another's name."""

@@ -57,7 +57,7 @@ function showInList(row) {
   row.closest("#list").scrollTop += above < 0 ? above : Math.max(below, 0);
 }
 
-function volumeText(volume, unit) {
+export function volumeText(volume, unit) {
   if (volume === null) return "–";
   return unit === "ml" ? volume.toFixed(1) : volume.toLocaleString("en");
 }

@@ -1,6 +1,7 @@
 // Regions: their masks in what the server sends, their colours, and the table that is their legend.
 
 import {outline} from "./draw.js";
+import {volumeText} from "./list.js";
 import {$, gallery, state, update, view} from "./state.js";
 
 export const several = gallery.regions.length > 1;
@@ -66,18 +67,21 @@ export function openRegions(choose) {
     button.append(swatch, name);
     button.title = `List, facts, threshold and lesions of ${name} (e: the next)`;
     button.addEventListener("click", () => choose(k));
-    for (const child of [box, button, "", ""]) row.insertCell().append(child);
+    for (const child of [box, button, "", "", ""]) row.insertCell().append(child);
+    row.cells[2].className = row.cells[3].className = "scored";
     return row;
   }));
+  $("regions-unit").textContent = gallery.volume_unit;
 }
 
-// Mark the region that is looked at, and write the scores of the patient.
+// Mark the region that is looked at, and write the scores and volumes of the patient.
 export function showRegions() {
   const scores = gallery.patients[view.patient]?.regions ?? [];
   [...$("regions").tBodies[0].rows].forEach((row, k) => {
     row.setAttribute("aria-selected", k === state.region);
     row.cells[2].textContent = scores[k]?.dice?.toFixed(3) ?? "–";
     row.cells[3].textContent = scores[k]?.hd95 || "–";
+    row.cells[4].textContent = volumeText(scores[k]?.volume ?? null, gallery.volume_unit);
   });
   const dices = scores.map(({dice}) => dice), known = dices.length && dices.every(dice => dice !== null);
   $("regions-mean").textContent = known ? (dices.reduce((a, b) => a + b) / dices.length).toFixed(3) : "–";
