@@ -91,8 +91,8 @@ def largest_extent(
         for angles in itertools.product(turns, repeat=math.comb(len(shape), 2))
     ]
     shrink = min(config.scale_range[0], 1.0) if config.scale_probability else 1.0
-    reserve = between(most, math.comb(len(shape), 2)) if len(turns) > 1 else _BETWEEN
-    return reserve * np.max(extents, axis=0) / shrink
+    beyond = reserve(most, math.comb(len(shape), 2)) if len(turns) > 1 else _BETWEEN
+    return beyond * np.max(extents, axis=0) / shrink
 
 
 def reserve(degrees: float, planes: int) -> float:
