@@ -52,6 +52,7 @@ from jaxseg.prediction import trained
 from jaxseg.runs import workdir
 from jaxseg.runs.loop import Splits, train
 from jaxseg.training.state import abstract_state
+from jaxseg.transforms.augment import on_device
 
 
 def say_set_up(config: Config, run: Path, prepared: Prepared, splits: Splits):
@@ -74,12 +75,21 @@ def say_set_up(config: Config, run: Path, prepared: Prepared, splits: Splits):
     print(
         f"devices: {mesh.size} x {mesh.devices.flat[0].device_kind}{hosts} {axes and f'({axes})'}"
     )
-    if mesh.size == 1 and jax.default_backend() == "cpu" and native.problem():
-        print(f"note: slower without jaxseg's own convolutions: {native.problem()}")
+    if on_device(config):
+        print("samples are changed at random on the device (config.input.augment_on)")
+    if mesh.size == 1 and jax.default_backend() == "cpu" and (reason := _slower(config)):
+        print(f"note: slower without jaxseg's own convolutions: {reason}")
     state = abstract_state(config, prepared.num_channels, mesh)
     for array in whole_arrays(state, mesh, config.mesh.fsdp_min_size):
         print(f"not split over fsdp, no axis divides: {array}")
     sys.stdout.flush()
+
+
+def _slower(config: Config) -> str:
+    """Return why convolutions are XLA's on a single CPU; '' where they are jaxseg's own."""
+    odd = [str(width) for width in config.model.widths if not native.fits(width)]
+    widths = f"config.model.widths {', '.join(odd)}: give multiples of 8" if odd else ""
+    return native.problem() or widths
 
 
 def _region_counts(patients: Sequence[Patient], prepared: Prepared) -> str:

@@ -100,6 +100,12 @@ class Mapped:
         self._check_size()
         self._bytes = np.frombuffer(mmap.mmap(self._file, 0, prot=mmap.PROT_READ), np.uint8)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """What holds the voxels of every scan, in at most 4 bytes."""
+        common = np.result_type(*(row["dtype"].decode() for row in self._rows))
+        return common if common.itemsize <= 4 else np.dtype(np.float32)
+
     def __len__(self) -> int:
         return self._patients[-1].first + self._patients[-1].num_slices
 

@@ -137,11 +137,12 @@ def read_padded(
 ) -> Batch:
     """Return `image` [*shape, C], `mask` [*shape, K], `stats`, `outside`, from `low` to `high`.
 
-    What is not read is as dark as the scan's darkest, normalised `outside`, without tumour.
+    What is not read is as dark as the scan's darkest, normalised `outside`, without tumour. The
+    dtype is that of all scans, so that one program takes all batches.
     """
     here, where = windows.meet(low, high - low, patient.shape)
     box = source.box(patient, [s.start for s in here], [s.stop for s in here])
-    image = np.empty((*shape, box["image"].shape[-1]), box["image"].dtype)
+    image = np.empty((*shape, box["image"].shape[-1]), source.dtype)
     image[...] = darkest(box["stats"], image.dtype)
     mask = np.zeros((*shape, box["mask"].shape[-1]), np.uint8)
     image[where], mask[where] = box["image"], box["mask"]

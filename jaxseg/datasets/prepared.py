@@ -1,6 +1,7 @@
 """A prepared copy of a data set on disk, and its records."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -93,6 +94,13 @@ class Records:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """What holds the pixels of every record, in at most 4 bytes."""
+        if isinstance(self._source, mapped.Mapped):
+            return self._source.dtype
+        return self[0]["image"].dtype
 
     def run(self, patient: Patient, first: int, depth: int) -> list[dict[str, Any]]:
         """Return the records of `depth` slices of a patient, from its slice `first` on."""

@@ -61,9 +61,9 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
         with Progress(run, step, config.train) as progress, Profile(run, config.profile) as profile:
             while step < num_steps and not stopped and not progress.stop:
                 profile.before(step + 1, state)
-                batch = feed(progress.next_batch(batches, requests.vote))
+                batch = progress.next_batch(batches, requests.vote)
                 with progress.compiling("training step"), trace(step + 1):
-                    state, metrics = train_step(state, batch)
+                    state, metrics = train_step(state, feed(batch))
                 step += 1
                 progress.step(step, metrics)
                 if step % config.train.eval_every_steps and step != num_steps:

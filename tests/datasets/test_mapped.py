@@ -12,6 +12,7 @@ from jaxseg.config import Dataset
 from jaxseg.datasets import mapped
 from jaxseg.datasets.checks import copy_warnings
 from jaxseg.datasets.index import read_index
+from jaxseg.datasets.patches import read_padded
 from jaxseg.datasets.prepare import _write_volumes, prepare
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.errors import TrainingFailed
@@ -234,3 +235,25 @@ def test_slice_sets_have_boxes_and_foreground_as_well(tmp_path):
     np.testing.assert_array_equal(record["mask"], volume.mask[2:9, 30:90, 40:100])
     (points,) = source.foreground(patient)
     assert 0 < len(points) <= mapped.MOST_POINTS and volume.mask[tuple(points.T)].all()
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "common"),
+    [
+        ((np.int16, np.int16), np.int16),
+        ((np.int16, np.uint16), np.int32),
+        ((np.uint8, np.float32), np.float32),
+        ((np.int32, np.uint32), np.float32),  # 8 bytes would be needed
+    ],
+)
+def test_scans_of_several_dtypes_make_patches_of_one(tmp_path, dtypes, common):
+    scans = [scan(name, dtype) for name, dtype in zip("ab", dtypes, strict=True)]
+    prepared = copy_of(tmp_path, *scans)
+    source, size = prepared.source(), (4, 8, 8)
+    assert source.dtype == common
+    for patient, dtype in zip(prepared.patients, dtypes, strict=True):
+        low = np.array([3, 4, 5])
+        patch = read_padded(source, patient, low, low + size, size)["image"]
+        box = source.box(patient, low, low + size)["image"]
+        assert patch.dtype == common and box.dtype == dtype
+        np.testing.assert_array_equal(patch, box)

@@ -22,6 +22,8 @@ SPACING = {"a": (1.0, 1.0, 1.0), "b": (2.0, 1.0, 1.0), "c": (1.0, 1.0, 1.0)}
 class Source:
     """Volumes whose voxels hold their own number; region 1 is a corner, region 2 empty in c."""
 
+    dtype = np.dtype(np.int16)
+
     def __init__(self):
         self.images = {
             name: np.arange(np.prod(shape), dtype=np.int16).reshape(*shape, 1)
