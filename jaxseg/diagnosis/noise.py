@@ -68,6 +68,10 @@ class _Noise(NamedTuple):
     mask: np.ndarray
     stats: np.ndarray
 
+    @property
+    def dtype(self) -> np.dtype:
+        return self.image.dtype
+
     def box(self, _: Patient, low: Sequence[int], high: Sequence[int]) -> Batch:
         where = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         return {"image": self.image[where], "mask": self.mask[where], "stats": self.stats}
