@@ -1,6 +1,7 @@
 """The programs of a run are lowered for GPU and TPU on a machine that has a CPU alone."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -12,8 +13,9 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from jaxseg.config import Augment, Config, Input, Model
 from jaxseg.imaging import draws
-from jaxseg.machine.sharding import make_mesh, split_batch
+from jaxseg.machine.sharding import make_mesh
 from jaxseg.models import apply, gpu, native
+from jaxseg.models.unet import UNet
 from jaxseg.training.state import abstract_state
 from jaxseg.training.steps import jit_train_step
 from jaxseg.transforms.augment import jit_augment
@@ -63,7 +65,8 @@ def step_and_prediction(kind, dtype, platform):
         "stop": jax.ShapeDtypeStruct((2,), jnp.int32),
     }
     step = lowered(jit_train_step(config, state, mesh), platform, state, shapes)
-    predict = apply.jit_predict(config, split_batch(mesh))
+    # Jitted anew: the program that a process shares may have been traced for its CPU.
+    predict = jax.jit(functools.partial(apply.predict_probabilities, model=UNet(config.model)))
     temperature = jax.ShapeDtypeStruct((), jnp.float32)
     return step, lowered(predict, platform, state.weights, shapes["image"], temperature)
 
@@ -113,10 +116,13 @@ def raw_batch(size, config):
         "image": np.zeros((*size, 3), np.int16),
         "mask": np.zeros((*size, 1), np.uint8),
         "stats": np.ones((3, 4), np.float32),
+        "outside": np.zeros(3, np.float32),
         "matrix": np.eye(len(size), len(size) + 1, dtype=np.float32),
         "nodes": draws.draw_elastic(rng, size, config),
-        **draws.draw_intensity(rng, size, spacing, 3, config),
+        **draws.draw_intensity(rng, spacing, 3, config),
     }
+    if len(size) == 2:
+        one["block"] = np.ones(2, np.float32)
     return jax.tree.map(lambda x: np.stack([x, x]), one) | {"stop": np.zeros(2, np.int32)}
 
 
