@@ -34,7 +34,7 @@ from jaxseg.machine.sharding import make_mesh
 from jaxseg.transforms.augment import make_feed, on_device
 
 SLICES, PASSES = 64, 9
-AHEAD, SECONDS = 8, 2.0  # of a loader: batches thrown away, how long it is measured
+AHEAD, SECONDS = 8, 1.0  # of a loader: batches thrown away, how long it is measured
 
 Stage = Callable[[int], Any]  # takes the number of a slice
 
