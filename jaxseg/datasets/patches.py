@@ -60,13 +60,17 @@ def native_per_training(patient: Patient, config: Config) -> np.ndarray:
 
 
 def source_shape(patients: Sequence[Patient], config: Config) -> tuple[int, ...]:
-    """Return the voxels of a scan that any moved patch of these patients fits into."""
+    """Return the voxels of a scan that any moved patch of these patients fits into.
+
+    No more than the largest of the scans has: what is turned reaches beyond them.
+    """
     kinds = {(training_spacing(p, config), tuple(native_per_training(p, config))) for p in patients}
     shape = config.input.image_size
     spans = [
         draws.largest_extent(shape, spacing, config.augment) * per for spacing, per in sorted(kinds)
     ]
-    return tuple(int(n) for n in np.ceil(np.max(spans, axis=0) - 1e-6) + 2)
+    span = np.ceil(np.max(spans, axis=0) - 1e-6) + 2
+    return tuple(int(n) for n in np.minimum(span, np.max([p.shape for p in patients], axis=0)))
 
 
 def choose_centre(
@@ -125,6 +129,7 @@ def read_patch(
     changes = draws.draw_intensity(rng, spacing, num_channels, config.augment)
     reach = np.abs(linear) @ ((size - 1) / 2 + np.abs(nodes).max((1, 2, 3)))
     low = np.floor(centre - reach).astype(int)
+    low = np.where(np.array(shape) >= patient.shape, 0, low)  # all of the scan fits
     matrix = np.hstack([linear, (centre - linear @ ((size - 1) / 2) - low)[:, None]])
     high = np.minimum(low + shape, np.ceil(centre + reach).astype(int) + 2)
     pixels = read_padded(source, patient, low, high, shape)
@@ -142,12 +147,14 @@ def read_padded(
     """
     here, where = windows.meet(low, high - low, patient.shape)
     box = source.box(patient, [s.start for s in here], [s.stop for s in here])
-    image = np.empty((*shape, box["image"].shape[-1]), source.dtype)
-    image[...] = darkest(box["stats"], image.dtype)
-    mask = np.zeros((*shape, box["mask"].shape[-1]), np.uint8)
-    image[where], mask[where] = box["image"], box["mask"]
-    outside = outside_level(box["stats"])
-    return {"image": image, "mask": mask, "stats": box["stats"], "outside": outside}
+    image = box["image"].astype(source.dtype, copy=False)
+    dark, no_region = darkest(box["stats"], image.dtype), np.zeros(box["mask"].shape[-1])
+    return {
+        "image": windows.framed(image, where, shape, dark),
+        "mask": windows.framed(box["mask"], where, shape, no_region),
+        "stats": box["stats"],
+        "outside": outside_level(box["stats"]),
+    }
 
 
 def evaluation_patches(

@@ -45,11 +45,26 @@ def meet(place: Place, size: Sequence[int], shape: Sequence[int]) -> tuple[Slice
     return here, there
 
 
+def around(inner: Slices, size: Sequence[int]) -> Iterator[Slices]:
+    """Yield boxes that hold each voxel of a window [*size] outside of an inner box once."""
+    for axis, (part, length) in enumerate(zip(inner, size, strict=True)):
+        for low, high in ((0, part.start), (part.stop, length)):
+            if low < high:
+                yield *inner[:axis], slice(low, high)
+
+
 def cut(array: np.ndarray, place: Place, size: Sequence[int], outside: np.ndarray) -> np.ndarray:
     """Return the window [*size, C] of an array [*S, C]; outside of it the values `outside` [C]."""
     here, there = meet(place, size, array.shape[:-1])
-    window = np.empty((*size, array.shape[-1]), array.dtype)
-    if any(s.stop - s.start < t for s, t in zip(there, size, strict=True)):
-        window[...] = outside
-    window[there] = array[here]
+    return framed(array[here], there, size, outside)
+
+
+def framed(
+    inner: np.ndarray, where: Slices, size: Sequence[int], outside: np.ndarray
+) -> np.ndarray:
+    """Return a window [*size, C] with `inner` [*S, C] in a box of it; else `outside`, [C]."""
+    window = np.empty((*size, inner.shape[-1]), inner.dtype)
+    window[where] = inner
+    for box in around(where, size):  # alone: to write every voxel takes as long as to read them
+        window[box] = outside
     return window

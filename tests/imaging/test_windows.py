@@ -64,3 +64,15 @@ def test_windows_meet_the_grid_where_they_say():
     here, there = windows.meet((-1, 5), (4, 4), (10, 7))
     assert here == (slice(0, 3), slice(5, 7)) and there == (slice(1, 4), slice(0, 2))
     assert list(itertools.chain(here)) and list(there)
+
+
+@given(st.data())
+def test_the_boxes_around_an_inner_one_hold_the_rest_once(data):
+    size = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+    ends = [sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n)))) for n in size]
+    inner = tuple(slice(*pair) for pair in ends)
+    count = np.zeros(size, int)
+    count[inner] += 1
+    for box in windows.around(inner, size):
+        count[box] += 1
+    assert (count == 1).all()
