@@ -9,7 +9,7 @@ what SimpleITK says of such files.
 
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,8 +18,7 @@ import numpy as np
 from jaxseg.errors import named
 from jaxseg.scans import blocks
 from jaxseg.scans.files import open_file
-from jaxseg.scans.oriented import volume_of
-from jaxseg.scans.regions import TUMOUR, Region, one_each
+from jaxseg.scans.oriented import volume_of, written
 from jaxseg.scans.volume import Volume, as_pixels, from_axial
 
 SUFFIXES = (".mha", ".mhd")
@@ -49,12 +48,10 @@ def read_metaimage(path: Path, convert: Callable[[np.ndarray], np.ndarray] = as_
         affine, warnings = _affine(tags)
         volume, order = volume_of(voxels, affine, warnings)
 
-    def write(to: Path, values: np.ndarray, regions: Sequence[Region] = TUMOUR):
-        to, values = to.with_name(to.name + ".mha"), one_each(values, regions)
-        with named(f"{to.name}: cannot be written as MetaImage", but=(OSError,)):
-            _write(to, from_axial(values, order), affine)
+    def write(to: Path, values: np.ndarray):
+        _write(to, from_axial(values, order), affine)
 
-    return volume._replace(write=write)
+    return written(volume, "MetaImage", ".mha", write)
 
 
 def _tags(file: BinaryIO) -> dict[str, str]:

@@ -1,15 +1,14 @@
 """NIfTI and Analyze files to volumes and back; needs nibabel, the extra `[nifti]`."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxseg.errors import UserError, named
-from jaxseg.scans.oriented import volume_of
-from jaxseg.scans.regions import TUMOUR, Region, one_each
+from jaxseg.scans.oriented import volume_of, written
 from jaxseg.scans.volume import MAX_PATIENT_BYTES, Volume, as_pixels, from_axial
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr")  # .hdr: of a pair with .img
@@ -44,15 +43,13 @@ def read_nifti(path: Path, convert: Callable[[np.ndarray], np.ndarray] = as_pixe
         voxels = convert(_channels_last(np.asanyarray(file.dataobj)))
         volume, order = volume_of(voxels, affine, warnings)
 
-    def write(to: Path, values: np.ndarray, regions: Sequence[Region] = TUMOUR):
-        to, values = to.with_name(to.name + _suffix(path)), one_each(values, regions)
-        with named(f"{to.name}: cannot be written as NIfTI", but=(OSError,)):
-            if "qform_code" in file.header.keys():  # noqa: SIM118 (a header is no dict)
-                _write(file, from_axial(values, order), to)
-            else:
-                write_axial(to, values, volume.affine)
+    def write(to: Path, values: np.ndarray):
+        if "qform_code" in file.header.keys():  # noqa: SIM118 (a header is no dict)
+            _write(file, from_axial(values, order), to)
+        else:
+            write_axial(to, values, volume.affine)
 
-    return volume._replace(write=write)
+    return written(volume, "NIfTI", _suffix(path), write)
 
 
 def write_axial(path: Path, values: np.ndarray, affine: np.ndarray):

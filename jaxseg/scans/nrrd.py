@@ -6,7 +6,7 @@ https://teem.sourceforge.net/nrrd/format.html.
 
 import bz2
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,8 +15,7 @@ import numpy as np
 from jaxseg.errors import UserError, named
 from jaxseg.scans import blocks
 from jaxseg.scans.files import open_file
-from jaxseg.scans.oriented import volume_of
-from jaxseg.scans.regions import TUMOUR, Region, one_each
+from jaxseg.scans.oriented import volume_of, written
 from jaxseg.scans.volume import Volume, as_pixels, from_axial
 
 SUFFIXES = (".nrrd", ".nhdr")
@@ -56,12 +55,10 @@ def read_nrrd(path: Path, convert: Callable[[np.ndarray], np.ndarray] = as_pixel
         affine, warnings = _affine(header)
         volume, order = volume_of(voxels, affine, warnings)
 
-    def write(to: Path, values: np.ndarray, regions: Sequence[Region] = TUMOUR):
-        to, values = to.with_name(to.name + ".nrrd"), one_each(values, regions)
-        with named(f"{to.name}: cannot be written as NRRD", but=(OSError,)):
-            _write(to, from_axial(values, order), affine)
+    def write(to: Path, values: np.ndarray):
+        _write(to, from_axial(values, order), affine)
 
-    return volume._replace(write=write)
+    return written(volume, "NRRD", ".nrrd", write)
 
 
 def _nrrd() -> Any:
