@@ -6,10 +6,8 @@ beside the records where it fits; without it, they are read.
 """
 
 import math
-import mmap
 import os
 import shutil
-import weakref
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.datasets.index import Patient
+from jaxseg.datasets.mapped_file import MappedFile
 
 _PIXELS, _INDEX = "decoded.bin", "decoded.npy"
 _SHARE = 0.5  # of the memory and of the free disk that the file may take
@@ -67,35 +66,26 @@ class Decoded:
         self._names = [(p.id.encode(), number) for p in patients for number in p.slice_numbers]
         # As plain numbers: to take a field out of a row costs as much as to copy a slice.
         self._forms = [_form(row) for row in self._rows]
-        self._file = os.open(folder / _PIXELS, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
-        self._size = self._forms[-1][1]
-        self._check_size()
-        self._bytes = np.frombuffer(mmap.mmap(self._file, 0, prot=mmap.PROT_READ), np.uint8)
+        self._file = MappedFile(folder / _PIXELS, self._forms[-1][1])
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        self._check_size()
+        content = self._file.bytes()
         offset, end, masks, dtype, (height, width, channels) = self._forms[index]
         row = self._rows[index]
-        if _checksum(self._bytes[offset:end], row) != row["checksum"]:
+        if _checksum(content[offset:end], row) != row["checksum"]:
             raise ValueError("checksum mismatch")
         patient, number = self._names[index]
         return {
-            "image": self._bytes[offset:masks].view(dtype).reshape(height, width, channels),
-            "mask": self._bytes[masks:end].reshape(height, width, -1),
+            "image": content[offset:masks].view(dtype).reshape(height, width, channels),
+            "mask": content[masks:end].reshape(height, width, -1),
             "patient": patient,
             "slice": number,
             "stats": row["stats"],
             "head_box": row["head_box"],
         }
-
-    def _check_size(self):
-        # At every use, a microsecond: memory mapped beyond the end would kill the process.
-        if os.fstat(self._file).st_size != self._size:
-            raise OSError(f"{_PIXELS} is cut off")
 
 
 def _form(row: np.ndarray) -> tuple[int, int, int, np.dtype, tuple[int, ...]]:

@@ -8,9 +8,6 @@ regions, for each voxel of the box of its head, and at most 12 `MOST_POINTS` byt
 31 MB for BraTS2021_00006, whose five files have 80 MB of voxels, 10 MB as they are compressed.
 """
 
-import mmap
-import os
-import weakref
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.datasets.index import Patient
+from jaxseg.datasets.mapped_file import MappedFile
 from jaxseg.scans.volume import Volume
 
 MOST_POINTS = 4096  # of a region
@@ -94,11 +92,7 @@ class Mapped:
         self._firsts = np.array([p.first for p in patients])
         self._places = {p.first: n for n, p in enumerate(patients)}
         self._sound = set()  # places of scans that are verified
-        self._file = os.open(folder / _VOXELS, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
-        self._end = max(map(_end_of, self._rows))
-        self._check_size()
-        self._bytes = np.frombuffer(mmap.mmap(self._file, 0, prot=mmap.PROT_READ), np.uint8)
+        self._file = MappedFile(folder / _VOXELS, max(map(_end_of, self._rows)))
 
     @property
     def dtype(self) -> np.dtype:
@@ -136,27 +130,22 @@ class Mapped:
 
     def _row(self, patient: Patient) -> np.ndarray:
         """Return what is known of a patient's scan, which is verified at its first use."""
-        self._check_size()
+        content = self._file.bytes()
         place = self._places[patient.first]
         row = self._rows[place]
         if place not in self._sound:
-            content = self._bytes[row["offset"] : _end_of(row)]
-            if zlib.crc32(row.tobytes()[4:], zlib.crc32(content)) != row["checksum"]:
+            part = content[row["offset"] : _end_of(row)]
+            if zlib.crc32(row.tobytes()[4:], zlib.crc32(part)) != row["checksum"]:
                 raise ValueError("checksum mismatch")
             self._sound.add(place)
         return row
 
-    def _check_size(self):
-        # At every use, a microsecond: memory mapped beyond the end would kill the process.
-        if os.fstat(self._file).st_size != self._end:
-            raise OSError(f"{_VOXELS} is cut off")
-
     def _parts(self, row: np.ndarray) -> list[np.ndarray]:
         """Return views of the points [3 N] int32, the image [D, H, W, C] and the packed masks."""
-        arrays, at = [], int(row["offset"])
+        content, arrays, at = self._file.bytes(), [], int(row["offset"])
         for shape, dtype in _forms(row):
             size = int(np.prod(shape)) * dtype.itemsize
-            arrays.append(self._bytes[at : at + size].view(dtype).reshape(shape))
+            arrays.append(content[at : at + size].view(dtype).reshape(shape))
             at += size
         return arrays
 

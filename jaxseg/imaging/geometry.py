@@ -214,18 +214,22 @@ def block_sides(where: np.ndarray, size: np.ndarray) -> np.ndarray:
     Returns:
         [..., 2] float64, rows and columns, in pixels.
     """
-    step = np.sqrt(np.abs(np.linalg.det(where[..., :2]))) + _ROUNDING
-    blocks = np.where(step > 2 + 2 * _ROUNDING, np.floor(step), 1)[..., None]
-    return size / np.ceil(size / blocks)
+    steps = np.sqrt(np.abs(np.linalg.det(where[..., :2])))
+    return size / np.ceil(size / _block(steps)[..., None])
+
+
+def _block(step: np.ndarray) -> np.ndarray:
+    """Return how many pixels, along each axis, are averaged for a step of so many; 1: none."""
+    return np.where(step > 2 + _ROUNDING, np.floor(step + _ROUNDING), 1)
 
 
 def _shrink(image: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Average blocks of n x n pixels when `where` steps more than 2 pixels at a time."""
-    step = _step(where) + _ROUNDING
-    if step <= 2 + 2 * _ROUNDING:
+    block = int(_block(_step(where)))
+    if block == 1:
         return image, where
     height, width = image.shape[:2]
-    size = (-(-width // int(step)), -(-height // int(step)))  # rounded up
+    size = (-(-width // block), -(-height // block))  # rounded up
     smaller = by_channels(lambda part: cv2.resize(part, size, interpolation=cv2.INTER_AREA), image)
     scale = np.array([width / size[0], height / size[1]])
     if where.ndim == 3:
