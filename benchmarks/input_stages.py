@@ -31,6 +31,7 @@ from jaxseg.imaging import (
     slice_draws,
 )
 from jaxseg.machine.sharding import make_mesh
+from jaxseg.machine.start import start_computing
 from jaxseg.transforms.augment import make_feed, on_device
 
 SLICES, PASSES = 64, 9
@@ -157,6 +158,7 @@ def say_feed(config: Config, prepared: Prepared, patients: Sequence[Any]):
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
     _, config, name = command_line.parse_config(argv, __doc__)
+    start_computing()
     prepared = prepare(config.dataset)
     patients = split_patients(prepared.patients, config.split)["train"]
     indices = np.random.default_rng(0).choice(

@@ -21,7 +21,7 @@ from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.samples import training_batches
 from jaxseg.evaluation.score import score_cases
 from jaxseg.machine.sharding import make_mesh, to_global
-from jaxseg.machine.start import keep_compiled_programs
+from jaxseg.machine.start import start_computing
 from jaxseg.models.apply import Weights
 from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint
@@ -35,7 +35,7 @@ TRAINING_STEPS = 40
 
 def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
     """Prepare phantoms and train; see `protocol.serve`."""
-    keep_compiled_programs()
+    start_computing()
     config = dataclasses.replace(
         make_config(settings | {"batch": 16}),
         dataset=Dataset(cache_dir=settings["folder"]),

@@ -13,6 +13,7 @@ from jaxseg.config import Augment, Config, Dataset, Input, Split, Train
 from jaxseg.datasets.prepare import prepare
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.samples import training_batches
+from jaxseg.machine.start import start_computing
 from jaxseg.runs.workdir import versions
 
 SLICES_PER_PATIENT = 32
@@ -51,6 +52,7 @@ def write_scans(folder: Path, count: int, size: int):
 
 def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
     """Prepare the scans; see `protocol.serve`."""
+    start_computing()
     folder = Path(settings["folder"])
     write_scans(folder / "scans", workload.SLICES, settings["size"])
     config = make_config(settings, folder)

@@ -13,7 +13,7 @@ from benchmarks import workload  # noqa: E402
 from benchmarks.protocol import Actions, peak_memory_bytes, serve  # noqa: E402
 from jaxseg.config import Config, Input, Model, Optimizer, Train  # noqa: E402
 from jaxseg.machine.sharding import make_mesh, shardings, split_batch, to_global  # noqa: E402
-from jaxseg.machine.start import keep_compiled_programs  # noqa: E402
+from jaxseg.machine.start import start_computing  # noqa: E402
 from jaxseg.models.apply import jit_predict  # noqa: E402
 from jaxseg.runs import checkpoint  # noqa: E402
 from jaxseg.runs.workdir import versions  # noqa: E402
@@ -74,11 +74,11 @@ def common_batch(settings: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str,
 
 def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
     """Make state, batch and steps; see `protocol.serve`."""
-    keep_compiled_programs()
+    start_computing()
     config, mesh = make_config(settings), make_mesh()
     state = common_state(config, settings["features"], mesh, workload.kind_of(settings))
     batch = common_batch(settings, mesh)
-    weights = jax.tree.map(jnp.copy, best_weights(state))  # the state itself is donated
+    parameters = sum(x.size for x in jax.tree.leaves(state.weights.params))
     train_step = jit_train_step(config, state, mesh)
     predict = jit_predict(config, split_batch(mesh))
 
@@ -89,13 +89,14 @@ def make(settings: dict[str, Any]) -> tuple[dict[str, Any], Actions]:
         return {"loss": float(jax.block_until_ready(metrics)["train_loss"])}
 
     def forward() -> dict[str, Any]:
+        weights = best_weights(state)
         for _ in range(settings["steps"]):
             probability = predict(weights, batch["image"], np.float32(1))
         return {"mean": float(jnp.mean(jax.block_until_ready(probability)))}
 
     hello = {
         "import_seconds": _IMPORTED - _START,
-        "parameters": sum(x.size for x in jax.tree.leaves(weights.params)),
+        "parameters": parameters,
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
     }

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 PATIENCE_SECONDS = 1.5  # what takes less is not worth a line
 AGAIN_SECONDS = 20.0
-_COMPILING = "/jax/core/compile/backend_compile_duration"
+COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
 class Announcer:
@@ -48,11 +48,11 @@ def announce_compilations():
     running: dict[int, Announcer] = {}  # a thread compiles one program at a time
 
     def begin(event: str, value: float, **about: Any):
-        if event == _COMPILING:
+        if event == COMPILATION:
             running[threading.get_ident()] = Announcer(str(about.get("fun_name", "a program")))
 
     def end(event: str, seconds: float, **_: Any):
-        if event == _COMPILING and (announcer := running.pop(threading.get_ident(), None)):
+        if event == COMPILATION and (announcer := running.pop(threading.get_ident(), None)):
             announcer.end(seconds)
 
     jax.monitoring.register_scalar_listener(begin)

@@ -95,10 +95,11 @@ def _draw(kernels: Sequence[Undrawn]) -> list[jax.Array]:
     variances = jnp.array([1 / math.prod(kernel.shape[:-1]) for kernel in kernels], jnp.float32)
     deviations = jnp.sqrt(variances) / jnp.float32(0.87962566103423978)
 
-    def row(key: jax.Array, deviation: jax.Array) -> jax.Array:
+    def row(drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
+        key, deviation = drawn
         return jax.random.truncated_normal(key, -2, 2, (max(sizes),), jnp.float32) * deviation
 
-    rows = jax.vmap(row)(jnp.stack([kernel.key for kernel in kernels]), deviations)
-    rows = jax.lax.optimization_barrier(rows)  # or each kernel may be drawn by itself after all
+    # One row after the other: all at once they take more memory than a step of training.
+    rows = jax.lax.map(row, (jnp.stack([kernel.key for kernel in kernels]), deviations))
     parts = zip(kernels, sizes, strict=True)
     return [rows[i, :size].reshape(kernel.shape) for i, (kernel, size) in enumerate(parts)]

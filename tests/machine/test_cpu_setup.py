@@ -53,6 +53,22 @@ fill(second)
 print(SIZE, peak() - before)
 """
 
+COMPILED = """
+from jaxseg.machine.cpu import set_up_cpu
+set_up_cpu()
+from pathlib import Path
+import jax, numpy as np
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+jax.jit(lambda x: x + 1)(1).block_until_ready()
+np.ones(2**28, np.uint8)  # freed at once
+full = resident()
+jax.jit(lambda x: x + 2)(1).block_until_ready()
+print(full, full - resident())
+"""
+
 
 def run(program: str, **environment: str) -> list[int]:
     names = ("MALLOC_", "GLIBC_TUNABLES")
@@ -76,3 +92,8 @@ def test_gigabytes_that_were_freed_are_taken_again_without_a_page_fault():
 def test_settings_of_the_user_stay():
     first, second = run(PROGRAM, MALLOC_TRIM_THRESHOLD_="131072")
     assert second > first / 2
+
+
+def test_what_is_free_is_given_back_once_a_program_is_compiled():
+    full, given_back = run(COMPILED)
+    assert given_back > 2**27  # half of it: compiling takes some, too
