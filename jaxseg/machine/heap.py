@@ -60,8 +60,8 @@ def _resident_bytes() -> int:
 def _watch(library: ctypes.CDLL, most: int):
     """Whenever more is resident than ever and a step is under way, give back what is free.
 
-    Between steps the gigabyte itself is free, and is to be kept. Each time the bound is higher, so
-    that programs that take turns cannot cost one another their memory again and again.
+    Between steps the gigabyte itself is free, and is to be kept. The bound rises where a step needs
+    more than those before it, not where it only left a hole behind.
     """
     most_used = 0
     while True:
@@ -72,4 +72,4 @@ def _watch(library: ctypes.CDLL, most: int):
         used = library.mallinfo2().used
         if used >= _IN_USE * most_used:
             library.malloc_trim(0)
-        most, most_used = resident, max(most_used, used)
+        most, most_used = max(most, _resident_bytes()), max(most_used, used)
