@@ -50,7 +50,7 @@ def shared_steps():
         for module, name in (
             (state, "_initialiser"),
             (loop, "make_feed"),
-            (loop, "jit_train_step"),
+            (loop, "compiled_ahead"),
             (loop, "jit_observe"),
             (validation, "jit_validation_step"),
         ):

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jaxseg.config import Config
 from jaxseg.datasets.patches import Batch
 from jaxseg.diagnosis.lines import say
-from jaxseg.machine.sharding import make_mesh, split_batch, split_images, to_global
+from jaxseg.machine.sharding import make_mesh, to_global
+from jaxseg.training.ahead import abstract_batch
 from jaxseg.training.state import abstract_state, new_state
 from jaxseg.training.steps import jit_train_step
 from jaxseg.transforms.augment import jit_augment, place_raw
@@ -53,13 +54,7 @@ def compile_step(config: Config, num_channels: int) -> CompiledStep:
     size, batch_size = config.input.image_size, config.train.batch_size
     say(f"compiling a training step of {batch_size} x {' x '.join(map(str, size))}")
     abstract = abstract_state(config, num_channels, mesh)
-    shape, images = (batch_size, *size), split_images(mesh)
-    regions, struct = config.model.num_classes, jax.ShapeDtypeStruct
-    batch = {
-        "image": struct((*shape, num_channels), np.float32, sharding=images),
-        "mask": struct((*shape, regions), np.uint8, sharding=images),
-        "stop": struct((batch_size,), np.int32, sharding=split_batch(mesh)),
-    }
+    batch = abstract_batch(config, num_channels, mesh)
     start = time.perf_counter()
     step = jit_train_step(config, abstract, mesh).lower(abstract, batch).compile()
     kept = step.memory_analysis().argument_size_in_bytes

@@ -7,6 +7,7 @@ generator encrypts their positions: Salmon et al., 2011; `jax_threefry_partition
 """
 
 import contextlib
+import contextvars
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 _FACTOR_BITS = 4  # sizes within a factor of 16 are drawn together, as the largest of them
-_together = False
+# Of one thread: another may trace the training step meanwhile.
+_together = contextvars.ContextVar("together", default=False)
 
 
 @flax.struct.dataclass
@@ -47,7 +49,7 @@ def kernel_init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.A
 
     Normal, cut off at two standard deviations, of variance 1 / (window C).
     """
-    if _together:
+    if _together.get():
         return Undrawn(key, tuple(shape))
     return nn.initializers.lecun_normal()(key, shape, dtype)
 
@@ -76,12 +78,11 @@ def initialise(model: nn.Module, key: jax.Array, image: jax.Array) -> dict[str, 
 
 @contextlib.contextmanager
 def _drawn_later() -> Iterator[None]:
-    global _together
-    _together = True
+    token = _together.set(True)
     try:
         yield
     finally:
-        _together = False
+        _together.reset(token)
 
 
 def _is_undrawn(leaf: Any) -> bool:

@@ -17,9 +17,10 @@ from jaxseg.machine.signals import REASONS, StopRequests
 from jaxseg.runs import checkpoint
 from jaxseg.runs.progress import Progress
 from jaxseg.runs.validation import Validation
+from jaxseg.training.ahead import compiled_ahead
 from jaxseg.training.control import should_stop
 from jaxseg.training.state import abstract_state, best_weights, new_state
-from jaxseg.training.steps import jit_observe, jit_train_step
+from jaxseg.training.steps import jit_observe
 from jaxseg.transforms.augment import make_feed, on_device
 
 Splits = dict[str, tuple[Patient, ...]]
@@ -41,7 +42,8 @@ def train(config: Config, run: Path, prepared: Prepared, splits: Splits) -> str:
     """
     mesh, num_steps = make_mesh(config.mesh), config.train.num_steps
     abstract = abstract_state(config, prepared.num_channels, mesh)
-    feed, train_step = make_feed(config, mesh), jit_train_step(config, abstract, mesh)
+    train_step = compiled_ahead(config, abstract, prepared.num_channels, mesh)
+    feed = make_feed(config, mesh)
     observe = jit_observe(config, abstract)
     validation = Validation(config, prepared, splits["validation"], mesh)
     with (
