@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 FILE = Path(__file__).parents[1] / "examples/first_look.ipynb"
@@ -18,6 +19,7 @@ def outputs(notebook, kind: str) -> list:
     return [o["data"][kind] for o in found if kind in o.get("data", {})]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(FILE.parents[1]))

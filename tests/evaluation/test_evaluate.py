@@ -212,6 +212,7 @@ def here(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_own_slices_from_training_to_external_validation(tmp_path, here):
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     write_folders(inside, patients=4)

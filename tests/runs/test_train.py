@@ -250,6 +250,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_killed_interrupted_and_whole_runs_end_the_same(program, cache, tmp_path):
     whole = program(tmp_path / "whole")
     text, _ = whole.communicate(timeout=590)
