@@ -53,10 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three workers for all quick tests; no second process where a few are named, or the slow.
-
-    They wait as well as compute: on two cores three take 0.85 of the time of two.
-    """
+    """Three workers for all quick tests, which wait as well as compute; one where few are named."""
     few = config.option.keyword or config.option.markexpr != "not slow"
     named = all(Path(name.partition("::")[0]).is_file() for name in config.args)
     return 0 if few or named else 3
