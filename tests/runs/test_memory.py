@@ -20,6 +20,7 @@ from fake_config import tiny_config
 
 from jaxseg.config import Dataset
 from jaxseg.datasets.prepare import prepare
+from jaxseg.evaluation.score import score_cases
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.prediction.inference import predict_patients
 from jaxseg.prediction.operating import OperatingPoint
@@ -130,7 +131,7 @@ def peak_bytes(chosen, config, prepared, hoard: bool) -> int:
 
     def score(patients):
         cases = predict_patients(model, prepared, patients)
-        score.score_cases(list(cases) if hoard else cases, TUMOUR, [OperatingPoint()], [baseline])
+        score_cases(list(cases) if hoard else cases, TUMOUR, [OperatingPoint()], [baseline])
 
     score(chosen[:1])  # compiles
     gc.collect()
