@@ -30,7 +30,8 @@ class Check:
 
     def choice(self, name: str, *choices: str):
         """Require the value to be one of the choices."""
-        self(name, getattr(self.config, name) in choices, f"choose one of {choices}")
+        said = ", ".join(choice or "''" for choice in choices)
+        self(name, getattr(self.config, name) in choices, f"choose one of {said}")
 
 
 def names(config: Any) -> list[str]:

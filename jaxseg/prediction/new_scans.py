@@ -202,13 +202,13 @@ def overlay(
     image = volume.image[..., ensemble.config.dataset.shown_channel(volume.image.shape[-1])]
     names = ensemble.kind.region_names
     if len(names) > 1 and len(image) > 1 and volume.spacing_mm:
-        sizes = (f"{n} {row.volume_ml:.3g} ml" for n, row in zip(names, rows, strict=True))
+        sizes = (f"{n} {_ml(row.volume_ml)}" for n, row in zip(names, rows, strict=True))
         title = f"{rows[0].patient}\n{', '.join(sizes)}{side}"
         return planes.prediction_planes(title, image, masks, names, volume.spacing_mm)
     row = rows[0]
     size = f"{row.voxels:,} voxels predicted" if row.voxels else "nothing predicted"
     if row.volume_ml:
-        size += f", {row.volume_ml:.3g} ml"
+        size += f", {_ml(row.volume_ml)}"
     aspect = volume.spacing_mm[1] / volume.spacing_mm[2] if volume.spacing_mm else 1.0
     title = f"{row.patient}\n{size}{side}"
     return contours.prediction_contours(title, image, masks[..., 0], aspect)
@@ -283,3 +283,8 @@ def find_all(
     if not scans:
         raise UserError("; ".join(["no scans", *notes]))
     return scans
+
+
+def _ml(volume: float) -> str:
+    """Return a volume in ml with three digits, or all that are before the point."""
+    return f"{volume:,.0f} ml" if volume >= 1000 else f"{volume:.3g} ml"

@@ -213,7 +213,7 @@ def _check_same_config(workdir: Path, config: Config):
     changed = changed_settings(load_config(workdir), config)
     if changed:
         key, (old, new) = next(iter(changed.items()))
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        more = f"; others differ: {len(changed) - 1}" if len(changed) > 1 else ""
         raise UserError(
             f"--workdir {workdir}: was made with another config "
             f"(config.{key} was {old!r}, is {new!r}{more}); "

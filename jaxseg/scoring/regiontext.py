@@ -83,7 +83,7 @@ def format_regions(summary: dict[str, Any]) -> str:
             shown = [f"{value} [{interval}]" if interval else value for value, interval in cells]
             lines.append(line(name[:16], *shown, *blank))
         lines.append("")
-    if lines:
+    if any("[" in text for text in lines):
         lines.append(f"In brackets 95 % intervals over {of_whom(summary)}.")
     return "".join(f"{text.rstrip()}\n" for text in lines)
 

@@ -173,8 +173,11 @@ def test_a_single_nan_is_skipped_and_counted(cache, tmp_path, monkeypatch):
 def test_another_config_in_the_same_workdir_is_refused(cache, tmp_path):
     config = with_train(tiny_config(cache), num_steps=1)
     run_training(config, tmp_path)
-    with pytest.raises(UserError, match=r"config.train.batch_size was 8, is 16"):
+    with pytest.raises(UserError, match=r"config.train.batch_size was 8, is 16\)"):
         run_training(with_train(config, batch_size=16), tmp_path)
+    others = with_train(config, batch_size=16, num_steps=2)
+    with pytest.raises(UserError, match=r"was \d+, is \d+; others differ: 1\)"):
+        run_training(others, tmp_path)
     free = dataclasses.replace(config, input=dataclasses.replace(config.input, num_threads=3))
     run_training(free, tmp_path)
 

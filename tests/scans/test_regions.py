@@ -87,11 +87,11 @@ def test_every_data_set_is_an_object_that_holds_together():
 def test_the_settings_know_the_same_data_sets():
     with pytest.raises(Exception, match="choose one of") as caught:
         Dataset(name="other")
-    assert all(repr(name) in str(caught.value) for name in KINDS)
+    assert all(f" {name}" in str(caught.value) for name in KINDS)
     presets = {*PRESETS, "plain"}
     with pytest.raises(UserError, match="choose one of") as caught:
         Dataset(name="brats", labels="other")
-    assert all(repr(name) in str(caught.value) for name in presets)
+    assert all(f" {name}" in str(caught.value) for name in presets)
     assert all(Dataset(name="brats", labels=name) for name in presets)
 
 

@@ -120,6 +120,8 @@ def test_scans_are_counted_as_scans_of_persons_wherever_a_person_has_several():
         assert "4 scans of 3 persons are few, far too few" in shown
         assert not re.findall(r"\d patients", shown)
     assert "<h2>Scores per scan, ET</h2>" in page and "All scans, worst first" in page
+    of_one = _summary(scores[:1], rules)  # no interval, so none in brackets
+    assert "In brackets" not in scoretext.format_scorecard(of_one)
     of_old = summary["patients"] | {"n": 4}
     del of_old["n_persons"]
     assert scoretext.headline(summary | {"patients": of_old}).endswith("n = 4")
