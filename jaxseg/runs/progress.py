@@ -24,6 +24,7 @@ from jaxseg.training.state import TrainState
 # (the first batch always makes the device wait).
 INPUT_BOUND_SHARE = 0.2
 INPUT_BOUND_SECONDS = 2.0
+QUIET_SECONDS = 60.0  # a log that says no more is broken by a line: nobody shall think it hangs
 
 
 class Ledger:
@@ -71,7 +72,7 @@ class Progress:
         self._compiled: set[str] = set()
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._window: list[dict[str, float]] = []
-        self._window_start = time.perf_counter()
+        self._window_start = self._said = time.perf_counter()
         if self.is_main:
             truncate_metrics(workdir, first_step)
             self._file = metrics_path(workdir).open("ab", buffering=0)
@@ -140,6 +141,7 @@ class Progress:
         self._compiled.add(what)
         with self.away("compiling"):
             yield
+        self._said = time.perf_counter()  # it was said that it compiles
         self._bar.unpause()
 
     def flush(self):
@@ -155,6 +157,8 @@ class Progress:
         self._bar.update()
         if step % self.config.log_every_steps == 0 or step == self.config.num_steps:
             self._log_window(step)
+        elif self._bar.disable and time.perf_counter() - self._said > QUIET_SECONDS:
+            self._say_still(step)
         in_row = int(values["nonfinite_in_row"])
         if in_row >= self.config.max_nonfinite_in_row:
             raise TrainingFailed(
@@ -193,6 +197,11 @@ class Progress:
         else:
             self._bar.set_postfix_str(text)
         self.record(step, record)
+
+    def _say_still(self, step: int):
+        seconds = (time.perf_counter() - self._window_start) / len(self._window)
+        left = _duration((self.config.num_steps - step) * seconds)
+        self.say(f"step {step}/{self.config.num_steps}  {seconds:.1f} s a step  {left} left")
 
     def record(self, step: int, values: dict[str, float]):
         """Append to metrics.jsonl (non-finite numbers as null) and to TensorBoard."""
@@ -239,6 +248,7 @@ class Progress:
 
     def say(self, text: str):
         """Print a line above the progress bar."""
+        self._said = time.perf_counter()
         if self.is_main:
             with contextlib.suppress(OSError):
                 self._bar.write(text, file=sys.stdout)

@@ -96,6 +96,20 @@ def test_compiling_is_not_in_the_estimate(tmp_path, capsys, monkeypatch):
     assert max(map(len, told)) < 120
 
 
+def test_a_log_that_says_no_more_is_broken_by_a_line(tmp_path, capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    with Progress(tmp_path, 0, Train(num_steps=10, batch_size=8, log_every_steps=5)) as shown:
+        for step in range(1, 7):
+            clock[0] += 25
+            shown.step(step, fake_metrics(step, 1.0))
+        shown.flush()
+    still, window = capsys.readouterr().out.splitlines()
+    assert still == "step 2/10  37.5 s a step  5:00 left"  # 75 s after the start
+    assert window.startswith("step 5/10  loss 1.0000")
+    assert [r["step"] for r in workdir.read_metrics(tmp_path)] == [5]  # nothing more on record
+
+
 def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(tmp_path):
     lines = [json.dumps({"step": s}) for s in (1, 2, 3)] + ['{"step": 4, "tra']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
