@@ -158,7 +158,8 @@ class Progress:
         if step % self.config.log_every_steps == 0 or step == self.config.num_steps:
             self._log_window(step)
         elif self._bar.disable and time.perf_counter() - self._said > QUIET_SECONDS:
-            self._say_still(step)
+            seconds = (time.perf_counter() - self._window_start) / len(self._window)
+            self._say_step(step, f"{seconds:.1f} s a step", seconds)
         in_row = int(values["nonfinite_in_row"])
         if in_row >= self.config.max_nonfinite_in_row:
             raise TrainingFailed(
@@ -191,17 +192,15 @@ class Progress:
             f"loss {record['train_loss']:.4f}  dice {record['train_dice']:.3f}  "
             f"lr {record['learning_rate']:.2e}  {rate:.1f} samples/s"
         )
-        left = (self.config.num_steps - step) * self.config.batch_size / rate
         if self._bar.disable:
-            self.say(f"step {step}/{self.config.num_steps}  {text}  {_duration(left)} left")
+            self._say_step(step, text, self.config.batch_size / rate)
         else:
             self._bar.set_postfix_str(text)
         self.record(step, record)
 
-    def _say_still(self, step: int):
-        seconds = (time.perf_counter() - self._window_start) / len(self._window)
+    def _say_step(self, step: int, text: str, seconds: float):
         left = _duration((self.config.num_steps - step) * seconds)
-        self.say(f"step {step}/{self.config.num_steps}  {seconds:.1f} s a step  {left} left")
+        self.say(f"step {step}/{self.config.num_steps}  {text}  {left} left")
 
     def record(self, step: int, values: dict[str, float]):
         """Append to metrics.jsonl (non-finite numbers as null) and to TensorBoard."""
