@@ -6,10 +6,13 @@ import multiprocessing
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import grain
 import numpy as np
 from absl import flags
@@ -86,12 +89,9 @@ def in_background(
     """Iterate over the batches, made by threads of this process or by loader processes."""
     # grain's defaults read hundreds of batches ahead.
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(2, num_threads))
-    dataset = batches.to_iter_dataset(options)
-    if not num_workers:
-        return _closing(iter(dataset))
-    _mark_flags_as_parsed()
-    workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-    return _from_workers(iter(dataset.mp_prefetch(workers, _start_worker)), num_workers)
+    if num_workers:
+        return _from_workers(batches, options, num_workers)
+    return _closing(iter(batches.to_iter_dataset(options)))
 
 
 def _closing(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]]:
@@ -99,13 +99,43 @@ def _closing(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]]:
         yield from batches
 
 
+class _Filed:
+    """Batches that a loader process reads from a file: a source of grain's.
+
+    Python hands a new process its work through a pipe, and waits for ever for one that dies
+    before it has read more than a pipe holds, 64 kB: this is little to read.
+    """
+
+    def __init__(self, batches: grain.MapDataset, path: Path):
+        self.batches, self.path = batches, path
+        path.write_bytes(cloudpickle.dumps(batches))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.batches[number]
+
+    def __reduce__(self) -> tuple:
+        return _read_batches, (self.path,)
+
+
+def _read_batches(path: Path) -> grain.MapDataset:
+    return cloudpickle.loads(path.read_bytes())
+
+
 def _from_workers(
-    batches: grain.DatasetIterator, num_workers: int
+    batches: grain.MapDataset, options: grain.ReadOptions, num_workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the batches of the loader processes; errors name the process they come from."""
+    """Yield the batches of loader processes; errors name the process they come from."""
+    _mark_flags_as_parsed()
+    settings = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
     others = multiprocessing.active_children()
     workers = []
-    with contextlib.closing(batches):
+    with tempfile.TemporaryDirectory(prefix="jaxseg_") as folder, contextlib.ExitStack() as stack:
+        source = grain.MapDataset.source(_Filed(batches, Path(folder) / "batches"))
+        dataset = source.to_iter_dataset(options).mp_prefetch(settings, _start_worker)
+        batches = stack.enter_context(contextlib.closing(iter(dataset)))
         for number in itertools.cycle(range(num_workers)):  # who makes the next batch
             name = f"loader process {number + 1} of {num_workers}"
             try:

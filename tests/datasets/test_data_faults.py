@@ -221,6 +221,28 @@ def test_a_loader_process_that_dies_at_its_start_is_named(config, monkeypatch):
         next(training(with_input(config, 2, 0), prepared))
 
 
+UNGUARDED = """
+import grain
+from jaxseg.datasets.loaders import in_background
+from jaxseg.errors import TrainingFailed
+order = grain.MapDataset.source(list(range(100_000)))  # more than a pipe holds
+try:
+    next(in_background(order.batch(2), 1, 2))
+except TrainingFailed as error:
+    print(error)
+"""
+
+
+def test_a_loader_process_that_dies_before_it_has_read_its_work_is_named(tmp_path):
+    """A script without `if __name__ == "__main__"`: Python would wait for ever to hand it over."""
+    (tmp_path / "unguarded.py").write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "unguarded.py"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("loader process 1 of 2, at its start, ended with exit code 1;")
+    assert "forgotten to use the proper idiom" in done.stderr
+
+
 def test_an_exception_in_a_loader_process_keeps_its_message_and_names_the_process(
     config, monkeypatch
 ):
