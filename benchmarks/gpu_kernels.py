@@ -1,4 +1,4 @@
-"""What a profile of jax says: kernels of the device by kind, passes of the compiler."""
+"""What a profile of jax says: kernels of the device by kind."""
 
 import collections
 import re
@@ -10,7 +10,7 @@ import jax
 
 from benchmarks.profile_step import places
 
-__all__ = ["Kernel", "by_kind", "compiler_passes", "kernels", "kind", "largest", "places"]
+__all__ = ["Kernel", "by_kind", "kernels", "kind", "largest", "places"]
 
 # The first that matches a kernel's name or, where its own says nothing, XLA's operation.
 _KINDS = (
@@ -84,23 +84,3 @@ def largest(
         what = kind(Kernel(name, operation, total))
         rows.append([round(1e3 * total / steps, 3), what, name[:90], operation, place])
     return rows
-
-
-def compiler_passes(folder: Path) -> list[list[Any]]:
-    """Return [seconds, runs, name] of what the compiler's threads did, the longest first.
-
-    They contain one another and run side by side: the seconds do not add up to the time of a
-    clock.
-    """
-    seconds: dict[str, float] = collections.defaultdict(float)
-    runs: dict[str, int] = collections.defaultdict(int)
-    for plane in _planes(folder):
-        if not plane.name.startswith("/host"):
-            continue
-        for line in plane.lines:
-            for event in line.events:
-                name = re.sub(r"#.*|[.:]\d+\b.*", "", event.name)[:80]
-                seconds[name] += event.duration_ns / 1e9
-                runs[name] += 1
-    ordered = sorted(seconds, key=lambda name: -seconds[name])
-    return [[round(seconds[n], 3), runs[n], n] for n in ordered]

@@ -12,7 +12,6 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu_results import emit
+from jaxseg.models.gpu import fold
 from jaxseg.models.gpu import norm as norm_of_jaxseg
 from jaxseg.models.gpu import pool as pool_of_jaxseg
 
@@ -44,15 +44,6 @@ def mean_shifted(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
     near = x - shift
     mean = jnp.mean(near, AXES)
     return mean + shift, jnp.mean(jnp.square(near), AXES) - jnp.square(mean)
-
-
-def mean_by_product(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As `mean_shifted`, the sums as matrix products with ones."""
-    near = (x - shift).astype(jnp.bfloat16).reshape(-1, x.shape[-1])
-    ones = jnp.ones((1, len(near)), jnp.bfloat16)
-    sums = functools.partial(jnp.matmul, ones, preferred_element_type=jnp.float32)
-    mean = sums(near)[0] / len(near)
-    return mean + shift, sums(jnp.square(near))[0] / len(near) - jnp.square(mean)
 
 
 def norm(moments: Callable, x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
@@ -87,35 +78,6 @@ def _backward(saved, dy):
 
 
 norm_by_hand.defvjp(_forward, _backward)
-
-
-def sums_in_pallas(x: jax.Array, interpret: bool) -> jax.Array:
-    """Return the sums of x and of its squares, float32 [2, C], by a kernel of our own."""
-    from jax.experimental import pallas as pl
-
-    rows, block = x.reshape(-1, x.shape[-1]), 512
-    channels = rows.shape[-1]
-
-    def kernel(block_ref, out_ref):
-        values = block_ref[...].astype(jnp.float32)
-        out_ref[0, 0, :] = jnp.sum(values, 0)
-        out_ref[0, 1, :] = jnp.sum(values * values, 0)
-
-    grid = len(rows) // block
-    options: dict[str, Any] = {"interpret": interpret}
-    if not interpret:
-        from jax.experimental.pallas import triton
-
-        options["compiler_params"] = triton.CompilerParams(num_warps=4)
-    parts = pl.pallas_call(
-        kernel,
-        grid=(grid,),
-        in_specs=[pl.BlockSpec((block, channels), lambda i: (i, 0))],
-        out_specs=pl.BlockSpec((1, 2, channels), lambda i: (i, 0, 0)),
-        out_shape=jax.ShapeDtypeStruct((grid, 2, channels), jnp.float32),
-        **options,
-    )(rows)
-    return jnp.sum(parts, 0)
 
 
 def pool_by_views(x: jax.Array) -> jax.Array:
@@ -155,17 +117,6 @@ def gradient(function: Callable, number: int) -> Callable:
     return back
 
 
-def both_convolved(x: jax.Array, skip: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the convolution of two images laid together, as two that are added."""
-    half = kernel.shape[2] // 2
-    return convolve(x, kernel[:, :, :half]) + convolve(skip, kernel[:, :, half:])
-
-
-def laid_together(x: jax.Array, skip: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the convolution of two images laid together."""
-    return convolve(jnp.concatenate([x, skip], -1), kernel)
-
-
 def cases(batch: int, size: int, channels: int) -> list[tuple[str, float, Callable, tuple]]:
     """Return name, fewest passes over the images, function and arguments of each.
 
@@ -176,13 +127,12 @@ def cases(batch: int, size: int, channels: int) -> list[tuple[str, float, Callab
     x, dy = (draw(k, (batch, size, size, channels)) for k in keys[:2])
     half = draw(keys[2], (batch, size // 2, size // 2, channels))
     vectors = (jnp.full(channels, 1.1), jnp.full(channels, 0.1))
-    on_cpu = jax.default_backend() == "cpu"
     made: list[tuple[str, float, Callable, tuple]] = [("copy", 2, lambda x: x + 1, (x,))]
 
     def statistics(moments: Callable) -> Callable:
         return lambda x, shift: moments(x.astype(jnp.float32), shift)
 
-    for moments in (mean_two_pass, mean_one_pass, mean_shifted, mean_by_product):
+    for moments in (mean_two_pass, mean_one_pass, mean_shifted):
         name = moments.__name__.removeprefix("mean_")
         forward = functools.partial(norm, moments)
         made += [
@@ -196,24 +146,27 @@ def cases(batch: int, size: int, channels: int) -> list[tuple[str, float, Callab
     for name, kernels in (("jaxseg's", False), ("jaxseg's with kernels", True)):
         way = with_gradient(lambda *arrays, k=kernels: own(*arrays, kernels=k)[0])
         made.append((f"norm and ReLU with gradient, {name}", 8, way, (dy, x, *vectors)))
-    made += [("statistics, Pallas", 1, lambda x: sums_in_pallas(x, on_cpu), (x,))]
     pool = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
     ways = (("views", pool_by_views), ("reshape", pool_by_reshape), ("reduce_window", pool))
     ways += (("jaxseg's", lambda x: pool_of_jaxseg.max_pool(x, (2, 2))),)
     for name, way in ways:
         made.append((f"pool with gradient, {name}", 2.75, with_gradient(way), (half, x)))
-    for inputs in (3, 4, 8, 16, channels):
+    for inputs in (3, channels, 2 * channels):
         image = draw(keys[0], (batch, size, size, inputs))
         kernel = draw(keys[3], (3, 3, inputs, channels))
         least = 1 + inputs / channels
-        made += [
-            (f"convolution, {inputs} channels", least, convolve, (image, kernel)),
-            (f"its kernel gradient, {inputs}", least, gradient(convolve, 1), (dy, image, kernel)),
-        ]
-    made.append(("its image gradient", 2, gradient(convolve, 0), (dy, x, kernel)))
-    kernel = draw(keys[4], (3, 3, 2 * channels, channels))
-    for name, way in (("laid together", laid_together), ("added", both_convolved)):
-        made.append((f"two convolved, {name}", 3, way, (x, dy, kernel)))
+        for together in (1, 2, 4):
+            way = functools.partial(fold.folded, together=together) if together > 1 else convolve
+            name = (
+                f"{inputs} channels, {together} together" if together > 1 else f"{inputs} channels"
+            )
+            made += [
+                (f"convolution, {name}", least, way, (image, kernel)),
+                (f"its kernel gradient, {name}", least, gradient(way, 1), (dy, image, kernel)),
+            ]
+            if inputs >= channels:
+                back = gradient(way, 0)
+                made.append((f"its image gradient, {name}", least, back, (dy, image, kernel)))
     return made
 
 

@@ -13,19 +13,8 @@ from benchmarks import gpu_results
 from jaxseg.models import gpu
 
 RESULTS = "results.jsonl"
+COMMON = "common"  # the folder of compiled programs and of what the autotuner found
 
-# XLA's flags for a GPU that may shorten the compilation, by the name of the part.
-FLAGS = {
-    "step_32": "",  # the defaults
-    "no_autotuning": "--xla_gpu_autotune_level=0",
-    "no_fusion_autotuning": "--xla_gpu_experimental_enable_fusion_autotuner=false",
-    "unchecked_autotuning": "--xla_gpu_autotune_level=1",
-    "no_triton": "--xla_gpu_enable_triton_gemm=false",
-    "convolutions_only": "--xla_gpu_experimental_autotune_backends=CUDNN",
-    "few_candidates": "--xla_gpu_blas_max_algorithms=8 --xla_gpu_fusion_autotune_top_k_configs=1",
-    "parallel_16": "--xla_gpu_force_compilation_parallelism=16",
-    "kernel_cache": "",
-}
 # Seconds of every pass of the compiler, and what the autotuner does, in the log.
 _TALK = {
     "TF_CPP_MIN_LOG_LEVEL": "0",
@@ -49,32 +38,19 @@ class Check:
         """Return all results so far."""
         return gpu_results.read(self.output / RESULTS)
 
-    def step(self, part: str, flags: str = "", module: str = "gpu_step", **settings: Any) -> "Run":
+    def step(self, part: str, **settings: Any) -> "Run":
         """Return the run of a step; in small, of a tiny one."""
         if self.small:
             tiny = {"size": 16 if settings.get("volume") else 32, "batch": 2, "features": 4}
             settings |= tiny | {"levels": 2, "steps": 2, "rounds": 2}
-            flags = ""  # a CPU has its own, which jaxseg sets
         settings |= {"part": part, "started": time.time()}
-        environment = {"XLA_FLAGS": flags} if flags else {}
-        return Run([f"benchmarks.{module}", json.dumps(settings)], environment)
+        return Run(["benchmarks.gpu_step", json.dumps(settings)])
 
     def cache(self, name: str) -> str:
         """Return a folder of compiled programs."""
         folder = self.work / "compiled" / name
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
-
-    def best(self) -> tuple[str, str]:
-        """Return name and flags that compile fastest at a step time within 5 % of the best."""
-        found = {name: gpu_results.merged(self.results(), name) for name in FLAGS}
-        timed = {name: r for name, r in found.items() if "ms" in r}
-        if not timed:
-            return "step_32", FLAGS["step_32"]
-        limit = 1.05 * min(r["ms"] for r in timed.values())
-        good = [name for name, r in timed.items() if r["ms"] <= limit]
-        name = min(good, key=lambda name: timed[name]["compile_seconds"])
-        return name, FLAGS[name]
 
 
 @dataclasses.dataclass
@@ -98,41 +74,30 @@ class Part:
 
 def tuned_only(check: Check) -> Run:
     """Return a run that finds the autotuner's results of `step_32`, but no compiled program."""
-    source, target = check.cache("step_32"), check.cache("step_32_tuned")
+    source, target = check.cache(COMMON), check.cache("tuned_only")
     for folder in Path(source).iterdir():
         if folder.is_dir():
             shutil.copytree(folder, Path(target) / folder.name, dirs_exist_ok=True)
     return check.step("step_32_tuned", cache=target)
 
 
-def flagged(name: str, **settings: Any) -> Callable[[Check], Run]:
-    """Return the run of the step at batch 32 with a set of flags, from nothing."""
-    return lambda check: check.step(name, FLAGS[name], cache=check.cache(name), **settings)
-
-
-def best_step(
-    name: str, environment: dict[str, str] | None = None, **settings: Any
-) -> Callable[[Check], Run]:
-    """Return the run of a step with the best flags known; autotuning results are shared.
+def step(name: str, *names: str, **settings: Any) -> Callable[[Check], Run]:
+    """Return the run of a step; the autotuner's results are shared.
 
     Args:
         name: of the part.
-        environment: more of it, for a switch of jaxseg's own.
+        names: of the operations for a GPU, or "plain"; without any what a GPU takes unasked.
         settings: of `gpu_step`.
     """
 
     def run(check: Check) -> Run:
-        known, flags = check.best()
-        gpu_results.emit(name, flags_of=known)
-        made = check.step(name, flags, cache=check.cache(known), **settings)
-        return dataclasses.replace(made, environment=made.environment | (environment or {}))
+        made = check.step(name, cache=check.cache(COMMON), **settings)
+        # A CPU takes them only where they are asked for.
+        chosen = names or (gpu.PARTS if check.small else ())
+        asked = {gpu.VARIABLE: ",".join(chosen)} if chosen else {}
+        return dataclasses.replace(made, environment=made.environment | asked)
 
     return run
-
-
-def with_parts(*names: str) -> dict[str, str]:
-    """Return the environment that asks for operations for a GPU; without names for all of them."""
-    return {gpu.VARIABLE: ",".join(names or gpu.PARTS)}
 
 
 def unpack(check: Check) -> Run:
@@ -151,17 +116,14 @@ def data(check: Check) -> list[str]:
 
 
 def training(check: Check) -> Run:
-    """Return a short training, with the best flags known and the autotuner's results."""
-    known, flags = check.best()
+    """Return a short training, with the autotuner's results."""
     steps, each = (4, 2) if check.small else (1000, 250)
     train = [f"--config.train.num_steps={steps}", f"--config.train.eval_every_steps={each}"]
     if not check.small:  # one shape for training and the rest; a schedule for so few steps
         train += ["--config.evaluation.batch_size=32", "--config.optimizer.warmup_steps=100"]
         train += ["--config.optimizer.cosine=True", "--config.train.log_every_steps=50"]
     command = ["benchmarks.compilations", "jaxseg.train", *data(check), *train]
-    environment = {"JAX_COMPILATION_CACHE_DIR": check.cache(known)}
-    if flags and not check.small:
-        environment["XLA_FLAGS"] = flags
+    environment = {"JAX_COMPILATION_CACHE_DIR": check.cache(COMMON)}
     return Run([*command, "--workdir", str(check.work / "training")], environment)
 
 
@@ -199,9 +161,9 @@ def text(name: str) -> Callable[[Check, str], None]:
     return lambda check, log: gpu_results.emit(name, text=log[-6000:].splitlines())
 
 
-def torch_step(name: str, batch: int) -> Callable[[Check], Run]:
+def torch_step(name: str, batch: int, *more: str) -> Callable[[Check], Run]:
     """Return the run of PyTorch's step."""
-    full, tiny = ("256", str(batch)), ("64", "2")
+    full, tiny = ("256", str(batch), *more), ("64", "2", *more)
     return lambda check: Run(["benchmarks.gpu_torch", name, *(tiny if check.small else full)])
 
 
@@ -217,53 +179,38 @@ def talking(run: Callable[[Check], Run]) -> Callable[[Check], Run]:
 
 def parts() -> list[Part]:
     """Return all parts, the most important first."""
-    shallow: dict[str, Any] = {"levels": 2, "compile_only": True}
     patches: dict[str, Any] = {"volume": True, "size": 128, "batch": 2, "channels": 4}
-    step_32 = talking(flagged("step_32", kernels=True))
+    patches |= {"kernels": True}
     layers = Run(["benchmarks.gpu_layers"])
     small_layers = Run(["benchmarks.gpu_layers", "--small"])
     return [
         Part("facts", 60, lambda check: Run(["benchmarks.gpu_facts"])),
-        Part("step_32", 220, step_32, after=compiler_seconds),
-        Part("step_32_warm", 60, lambda c: c.step("step_32_warm", cache=c.cache("step_32"))),
-        Part("step_32_tuned", 130, tuned_only),
-        Part("no_autotuning", 90, flagged("no_autotuning")),
+        Part("step_32", 120, talking(step("step_32", kernels=True)), after=compiler_seconds),
+        Part("step_32_warm", 60, step("step_32_warm")),
+        Part("step_32_tuned", 60, tuned_only),
         Part("torch_32", 90, torch_step("torch_32", 32)),
-        Part("plain_32", 60, best_step("plain_32")),
-        Part("all_parts_32", 110, best_step("all_parts_32", with_parts(), kernels=True)),
+        Part("plain_32", 60, step("plain_32", "plain", kernels=True)),
+        *(  # twice: the last loss tells whether the bits are the same
+            Part(name, 60, step(name, deterministic=True))
+            for name in ("deterministic_32", "deterministic_again_32")
+        ),
         Part("scans", 40, unpack),
         Part(
             "input", 100, lambda c: Run(["benchmarks.input_stages", *data(c)]), after=text("input")
         ),
-        Part("training", 190, training, 100, training_results),
-        Part("step_128", 130, best_step("step_128", batch=128, kernels=True), 40),
-        Part("all_parts_128", 130, best_step("all_parts_128", with_parts(), batch=128), 40),
-        Part("volume", 150, best_step("volume", **patches), 40),
-        Part("all_parts_volume", 150, best_step("all_parts_volume", with_parts(), **patches), 40),
-        Part("norm_volume", 100, best_step("norm_volume", with_parts("norm"), **patches), 40),
-        *(
-            Part(name, 100, best_step(name, with_parts(*name.split("_")[:-1])))
-            for name in ("norm_32", "norm_sums_32", "pool_32", "channels_32")
-        ),
-        Part("no_fusion_autotuning", 110, flagged("no_fusion_autotuning")),
-        Part("layers", 110, lambda check: small_layers if check.small else layers),
-        Part(
-            "shallow", 80, lambda c: c.step("shallow", passes=True, cache=c.cache("s"), **shallow)
-        ),
+        Part("training", 150, training, 80, training_results),
+        Part("step_128", 90, step("step_128", batch=128), 40),
         Part("torch_128", 90, torch_step("torch_128", 128)),
-        Part("fast_variance", 100, best_step("fast_variance", fast_variance=True)),
-        Part("channels_8", 100, best_step("channels_8", channels=8)),
-        *(
-            Part(name, 60, flagged(name, **shallow))
-            for name in ("unchecked_autotuning", "no_triton", "convolutions_only", "parallel_16")
-        ),
-        Part("kernel_cache", 60, flagged("kernel_cache", xla_caches="all", **shallow)),
-        Part("few_candidates", 60, flagged("few_candidates", **shallow)),
-        Part("float32_32", 120, best_step("float32_32", dtype="float32"), 40),
+        Part("volume", 90, step("volume", **patches), 40),
+        Part("plain_volume", 90, step("plain_volume", "plain", **patches), 40),
+        Part("float32_32", 90, step("float32_32", dtype="float32"), 40),
+        Part("torch_float32_32", 90, torch_step("torch_float32_32", 32, "float32")),
+        *(Part(f"{name}_32", 60, step(f"{name}_32", name)) for name in gpu.PARTS),
+        Part("layers", 110, lambda check: small_layers if check.small else layers),
     ]
 
 
 SMALL = (  # rehearsed on a CPU, in CI: one of each kind
     *("facts", "step_32", "step_32_warm", "torch_32", "scans", "input", "training"),
-    *("layers", "volume", "all_parts_32"),
+    *("layers", "volume", "plain_32"),
 )

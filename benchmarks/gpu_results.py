@@ -70,7 +70,7 @@ def summary(results: list[dict[str, Any]]) -> str:
         "time_shares",
         "distinct_convolutions",
     )
-    shown += ("text", "nvidia_smi", "versions", "device", "matmul_tflops_per_second")
+    shown += ("last_loss", "text", "nvidia_smi", "versions", "device", "matmul_tflops_per_second")
     shown += ("copy_gigabytes_per_second", "programs", "slowest", "cache_before", "cache_after")
     for r in results:
         for key in shown:
@@ -82,6 +82,4 @@ def summary(results: list[dict[str, Any]]) -> str:
             lines.append(f"{r['part']}: {r.get('status', 'error')} {why}")
         for row in r.get("kernels", [])[:14]:
             lines.append(f"{r['part']} kernel: {row}")
-        for row in r.get("compiler", [])[:20]:
-            lines.append(f"{r['part']} compiler: {row}")
     return "\n".join(lines)

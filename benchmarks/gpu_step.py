@@ -10,7 +10,6 @@ import time
 _START = time.time()
 
 import dataclasses  # noqa: E402 (the clock starts before the imports)
-import inspect  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
@@ -19,7 +18,6 @@ from collections.abc import Callable, Mapping  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-import flax.linen as nn  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -39,6 +37,7 @@ from benchmarks.worker_jaxseg import (  # noqa: E402
     new_state,
 )
 from jaxseg.config import Loss  # noqa: E402
+from jaxseg.machine.compiler import network_options  # noqa: E402
 from jaxseg.models import gpu  # noqa: E402
 from jaxseg.models.unet import UNet  # noqa: E402
 from jaxseg.training.steps import supervised_loss  # noqa: E402
@@ -56,13 +55,10 @@ class Settings:
     channels: int = 3  # of the images; more than 3: noughts added
     volume: bool = False  # [B, size, size, size, channels], instance norm, AdamW
     dtype: str = "bfloat16"
-    fast_variance: bool = False  # flax's one-pass statistics, wherever it has the choice
+    deterministic: bool = False
     steps: int = 10  # in one timing
     rounds: int = 5  # timings
     cache: str = ""  # folder of compiled programs; '': none
-    xla_caches: str = ""  # jax_persistent_cache_enable_xla_caches; '': jax's default
-    compile_only: bool = False  # no steps: flags that only change how long it takes
-    passes: bool = False  # profile the compiler
     kernels: bool = False  # profile the step: a table by kind
     started: float = _START  # when the process was started, seconds since 1970
 
@@ -70,25 +66,14 @@ class Settings:
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
-def force_fast_variance():
-    """Let flax's norms take both moments in one pass over the images."""
-    original = nn.normalization._compute_stats
-    signature = inspect.signature(original)
-
-    def compute(*args, **options):
-        bound = signature.bind(*args, **options)
-        bound.arguments["use_fast_variance"] = True
-        return original(*bound.args, **bound.kwargs)
-
-    nn.normalization._compute_stats = compute
-
-
 def slices(settings: Settings) -> tuple[Step, Any, Any]:
     """Return jaxseg's own training step on slices, its state and a batch."""
     mesh = make_mesh()
     config = make_config(dataclasses.asdict(settings))
     wide = workload.widths(settings.features)[: settings.levels]
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, widths=wide))
+    train = dataclasses.replace(config.train, deterministic=settings.deterministic)
+    model = dataclasses.replace(config.model, widths=wide)
+    config = dataclasses.replace(config, model=model, train=train)
     if settings.levels == workload.LEVELS and settings.channels == workload.CHANNELS:
         state = common_state(config, settings.features, mesh)
     else:
@@ -124,7 +109,12 @@ def volumes(settings: Settings) -> tuple[Step, Any, Any]:
         return (optax.apply_updates(state[0], updates), opt_state), {"train_loss": loss}
 
     state = jax.jit(make)(jax.random.key(0))
-    return jax.jit(step, donate_argnums=0), state, {"image": image, "mask": mask}
+    options = network_options()
+    return (
+        jax.jit(step, donate_argnums=0, compiler_options=options),
+        state,
+        {"image": image, "mask": mask},
+    )
 
 
 def listen() -> Mapping[str, float]:
@@ -154,19 +144,10 @@ def compiled(step: Any, state: Any, batch: Any, settings: Settings) -> Step:
     begin = time.perf_counter()
     lowered = step.lower(state, batch)
     traced = time.perf_counter()
-    folder = tempfile.mkdtemp()
-    if settings.passes:
-        options = jax.profiler.ProfileOptions()
-        options.host_tracer_level, options.python_tracer_level = 2, 0
-        jax.profiler.start_trace(folder, profiler_options=options)
     program = lowered.compile()
     seconds = time.perf_counter() - traced
-    if settings.passes:
-        jax.profiler.stop_trace()
     lower = round(traced - begin, 2)
     emit(settings.part, lower_seconds=lower, compile_seconds=round(seconds, 2))
-    if settings.passes:
-        emit(settings.part, compiler=gpu_kernels.compiler_passes(Path(folder))[:60])
     return program
 
 
@@ -197,11 +178,7 @@ def main(settings: Settings):
     jax.config.update("jax_enable_compilation_cache", bool(settings.cache))
     if settings.cache:
         jax.config.update("jax_compilation_cache_dir", settings.cache)
-        if settings.xla_caches:
-            jax.config.update("jax_persistent_cache_enable_xla_caches", settings.xla_caches)
         emit(part, cache_before=files(settings.cache))
-    if settings.fast_variance:
-        force_fast_variance()
     imported = time.time()
     device = jax.devices()[0]
     ready = time.time()
@@ -216,11 +193,14 @@ def main(settings: Settings):
         compile_of_state_seconds=round(seconds.get("backend_compile", 0.0), 2),
     )
     program = compiled(step, state, batch, settings)
-    if settings.compile_only:
-        return
     state, metrics = program(state, batch)
     loss = float(metrics["train_loss"])
     emit(part, first_loss=loss, first_loss_seconds=round(time.time() - settings.started, 2))
+    losses = []
+    for _ in range(3):
+        state, metrics = program(state, batch)
+        losses.append(float(metrics["train_loss"]))
+    emit(part, losses_after=losses)
     times = []
     for number in range(settings.rounds + 1):  # the first warms up
         start = time.perf_counter()
@@ -230,6 +210,7 @@ def main(settings: Settings):
         times.append((time.perf_counter() - start) / settings.steps)
     found = timing.spread(times[1:])
     result = {
+        "last_loss": float(metrics["train_loss"]),
         "ms": round(1e3 * found.median, 3),
         "quartiles_ms": [round(1e3 * x, 3) for x in found[1:]],
         "samples_per_second": round(settings.batch / found.median, 1),

@@ -1,11 +1,14 @@
-"""The same step in PyTorch: python -m benchmarks.gpu_torch PART SIZE BATCH [eager]
+"""The same step in PyTorch: python -m benchmarks.gpu_torch PART SIZE BATCH [eager] [float32]
 
-torch.compile, automatic mixed precision in bfloat16, channels last, fused Adam.
+torch.compile, automatic mixed precision in bfloat16 (or float32 with TF32), channels last, fused
+Adam.
 """
 
 import sys
 import time
 from collections.abc import Sequence
+
+import torch
 
 from benchmarks import timing, worker_torch, workload
 from benchmarks.gpu_results import emit
@@ -15,9 +18,11 @@ def main(argv: Sequence[str]):
     """Run it; results as in `gpu_step`."""
     part, size, batch = argv[0], int(argv[1]), int(argv[2])
     settings = {
-        **{"size": size, "batch": batch, "features": size // 8, "dtype": "bfloat16"},
+        **{"size": size, "batch": batch, "features": size // 8},
+        "dtype": "float32" if "float32" in argv else "bfloat16",
         **{"channels_last": True, "compile": "eager" not in argv, "steps": 1},
     }
+    torch.set_float32_matmul_precision("high")  # TF32, as XLA's default on a card
     hello, actions = worker_torch.make(settings)
     emit(part, settings=settings, device=hello["device"], versions=hello["versions"])
     start = time.perf_counter()

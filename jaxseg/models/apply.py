@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from jaxseg.config import Config, Model
+from jaxseg.machine.compiler import network_options
 from jaxseg.models.unet import UNet
 
 
@@ -76,7 +77,7 @@ def jit_logits(config: Model, sharding: NamedSharding) -> Callable:
     It is the same for the same network, so that nothing is compiled twice in a process.
     """
     bound = functools.partial(predict_logits, model=UNet(config))
-    return jax.jit(bound, out_shardings=sharding)
+    return jax.jit(bound, out_shardings=sharding, compiler_options=network_options())
 
 
 @functools.lru_cache(maxsize=16)

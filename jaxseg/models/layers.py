@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models import gpu, native
-from jaxseg.models.gpu import channels
+from jaxseg.models.gpu import fold, head
 from jaxseg.models.gpu.norm import norm as gpu_norm
 
 _NATIVE_WINDOWS = (3, 3), (1, 3, 3), (3, 3, 3)
@@ -33,11 +33,13 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> ja
     """
     # A window of one pixel is a matrix product, whose gradient is faster than a convolution's.
     if kernel.size == kernel.shape[-2] * kernel.shape[-1] and set(strides) == {1}:
-        return product(x, kernel.reshape(kernel.shape[-2:]))
-    if channels.fits(x, kernel) and gpu.uses("channels"):
-        x, kernel = channels.pad(x, kernel)
+        weights = kernel.reshape(kernel.shape[-2:])
+        by_sums = head.fits(weights) and gpu.uses("head")
+        return (head.product if by_sums else product)(x, weights)
     window, pixels = kernel.shape[:-2], set(strides) == {1}
     around = "SAME" if pixels else [(n // 2, n // 2) for n in window]
+    if pixels and padding == around and fold.fits(x, kernel) and gpu.uses("fold"):
+        return fold.convolve(x, kernel)
     simple = window in _NATIVE_WINDOWS and padding == around
     simple &= x.dtype == kernel.dtype and native.fits(kernel.shape[-1])
     if simple and native.available() and native.takes(x.dtype):
@@ -119,7 +121,7 @@ def batch_norm(x: jax.Array, train: bool, relu: bool, dtype: jnp.dtype) -> jax.A
 def _own_norm(x: jax.Array, dtype: jnp.dtype) -> Callable | None:
     """Return norm and leaky ReLU in one, called as `native.norm` is; None: flax's serves."""
     if x.dtype == dtype and gpu.uses("norm"):
-        return functools.partial(gpu_norm, kernels=gpu.uses("sums"))
+        return gpu_norm
     simple = x.dtype == dtype and native.fits(x.shape[-1])
     return _norm_native if simple and native.available() and native.takes(dtype) else None
 

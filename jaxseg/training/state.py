@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxseg.config import Config
+from jaxseg.machine.compiler import small_options
 from jaxseg.machine.sharding import shardings, split_state
 from jaxseg.models.apply import Weights
 from jaxseg.models.initial import initialise
@@ -47,7 +48,8 @@ def new_state(config: Config, num_channels: int, mesh: Mesh) -> TrainState:
     """
     make = _initialiser(config, num_channels)
     where = shardings(abstract_state(config, num_channels, mesh))
-    return jax.jit(make, out_shardings=where)(np.uint32(config.seed))
+    options = small_options()
+    return jax.jit(make, out_shardings=where, compiler_options=options)(np.uint32(config.seed))
 
 
 @functools.lru_cache(maxsize=4)  # a start asks four times

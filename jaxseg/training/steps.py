@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from jaxseg.config import Config
+from jaxseg.machine.compiler import network_options
 from jaxseg.machine.sharding import gather_before_use, replicated, shardings, split_images
 from jaxseg.models.apply import Weights, jit_logits
 from jaxseg.models.unet import UNet
@@ -229,7 +230,12 @@ def jit_train_step(config: Config, state: TrainState, mesh: Mesh) -> Callable:
         config=config,
         gather=gather_before_use(mesh),
     )
-    return jax.jit(bound, out_shardings=(shardings(state), replicated(mesh)), donate_argnums=0)
+    return jax.jit(
+        bound,
+        out_shardings=(shardings(state), replicated(mesh)),
+        donate_argnums=0,
+        compiler_options=network_options(config.train.deterministic),
+    )
 
 
 def jit_validation_step(config: Config, mesh: Mesh) -> Callable:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxseg.config import Config
+from jaxseg.machine.compiler import small_options
 from jaxseg.machine.sharding import split_batch, split_images, to_global
 from jaxseg.transforms import contrast, warp
 from jaxseg.transforms.smoothing import EXACT, along_axes, averaging, smoothing
@@ -123,7 +124,8 @@ def jit_augment(config: Config, mesh: Mesh) -> Callable[[Batch], Batch]:
     """Return the compiled `augment` (raw batch) -> batch, its images split as the step's."""
     images, samples = split_images(mesh), split_batch(mesh)
     out = {"image": images, "mask": images, "stop": samples}
-    return jax.jit(functools.partial(augment, config=config), out_shardings=out)
+    changed = functools.partial(augment, config=config)
+    return jax.jit(changed, out_shardings=out, compiler_options=small_options())
 
 
 def place_raw(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:

