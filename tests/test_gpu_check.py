@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fake_launch import is_alive
 
-from benchmarks import compilations, gpu_check, gpu_plan, gpu_results, gpu_scans
+from benchmarks import compilations, gpu_check, gpu_fusions, gpu_plan, gpu_results, gpu_scans
 from benchmarks.gpu_kernels import Kernel, by_kind, kind, largest
 from benchmarks.protocol import ROOT
 from jaxseg.models import gpu
@@ -141,6 +141,35 @@ def test_every_part_can_be_asked_for(check):
     assert made["step_32"].run(check).environment[gpu.VARIABLE] == "norm,pool,fold,head"
     spent = sum(part.limit for name, part in made.items() if name in list(made)[:6])
     assert spent < 660, "the most important parts, even if all reach their limits"
+
+
+COMPILED = """HloModule step
+
+fused {
+  ROOT %add.1 = f32[64,32]{1,0} add(%a, %a)
+}
+
+ENTRY %main (x: f32[64,32], k: bf16[3,8]) -> f32[64,32] {
+  %x = f32[64,32]{1,0} parameter(0)
+  %k = bf16[3,8]{1,0} parameter(1)
+  %loop = f32[64,32]{1,0} fusion(%x), kind=kLoop, calls=%fused, metadata={op_name="step/norm"}
+  %corner = f32[1,1]{1,0} fusion(%x), kind=kLoop, calls=%fused
+  %sums = (f32[32]{0}, f32[32]{0}) fusion(%loop, %x), kind=kInput, calls=%fused
+  %own = (bf16[3,8]{1,0}, u8[100]{0}) custom-call(%k), custom_call_target="__cudnn$conv"
+  ROOT %back = f32[64,32]{1,0} get-tuple-element(%sums), index=0
+}
+"""
+
+
+def test_the_bytes_of_kernels_are_counted():
+    found = gpu_fusions.kernels(COMPILED)
+    assert [(k.name, k.bytes, k.kind) for k in found] == [
+        ("sums", 2 * 64 * 32 * 4 + 2 * 32 * 4, "kInput"),
+        ("loop", 2 * 64 * 32 * 4, "kLoop"),
+        ("own", 2 * 24 * 2 + 100, "__cudnn$conv"),
+        ("corner", 4 + 8 * 4, "kLoop"),  # a part of the images at most
+    ]
+    assert found[1].place == "step/norm"
 
 
 def test_scans_travel_and_come_back(tmp_path):

@@ -26,7 +26,12 @@ def network_options(deterministic: bool = False) -> Options | None:
         # At 4 every algorithm's result is compared with another's: a quarter more time.
         "xla_gpu_autotune_level": 3,
     }
-    return options | ({"xla_gpu_exclude_nondeterministic_ops": True} if deterministic else {})
+    if deterministic:
+        options |= {
+            "xla_gpu_exclude_nondeterministic_ops": True,
+            "xla_gpu_enable_triton_gemm": False,  # it has no first choice for every product
+        }
+    return options
 
 
 def small_options() -> Options | None:

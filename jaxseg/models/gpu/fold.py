@@ -54,13 +54,15 @@ def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _wide(kernel: jax.Array, together: int) -> jax.Array:
     """Return the kernel [*window, P C, P O] for P neighbours as one."""
     *window, taps, inputs, outputs = kernel.shape
-    rows = kernel.reshape(math.prod(window), taps, inputs, outputs)
-    # Exact: of each sum one term is not nought. The gradient adds up what copies of a tap get.
-    wide = jnp.einsum("rkio,dpqk->rdpiqo", rows, _places(together), precision="highest")
+    rows = kernel.reshape(math.prod(window), taps, 1, 1, inputs, 1, outputs)
+    # Exact: of each sum one term is not nought. The gradient adds up what copies of a tap get. As a
+    # matrix product, which it is, XLA would look for the best kernel for it.
+    places = _places(together)[:, None, :, :, None, :, None]
+    wide = sum(places[k] * rows[:, k].astype(jnp.float32) for k in range(taps))
     return wide.reshape(*window, taps, together * inputs, together * outputs).astype(kernel.dtype)
 
 
 def _places(together: int) -> np.ndarray:
-    """Return float32 [3, P, P, 3]: 1 where tap k leads from pixel p of group d to pixel q."""
-    d, p, q, k = np.ogrid[:3, :together, :together, :3]
+    """Return float32 [3, 3, P, P]: 1 where tap k leads from pixel p of group d to pixel q."""
+    k, d, p, q = np.ogrid[:3, :3, :together, :together]
     return (together * (d - 1) + p - q == k - 1).astype(np.float32)
