@@ -33,18 +33,44 @@ def augment_one(raw: Batch, shape: tuple[int, ...], elastic_spacing: float) -> d
     outside, shape = raw["outside"], tuple(shape)
     level = contrast.rows(outside, raw["image"])
     image = contrast.normalise(raw["image"], raw["stats"]) - level  # outside is 0
-    moved = warp.displace(raw["nodes"], shape, elastic_spacing)
-    linear = raw["matrix"][:, :-1]
-    where = warp.places(raw["matrix"], shape) + jnp.matmul(moved, linear.T, precision=EXACT)
+
+    def bent(where: jax.Array) -> jax.Array:
+        moved = warp.displace(raw["nodes"], shape, elastic_spacing)
+        return where + jnp.matmul(moved, raw["matrix"][:, :-1].T, precision=EXACT)
+
+    def uneven(image: jax.Array) -> jax.Array:
+        gain = warp.displace(raw["gain_nodes"][None], shape, max(shape))[..., 0]
+        return contrast.bias_field(image, gain, raw["gain_strength"], outside)
+
+    sigma, resolution = (
+        jnp.broadcast_to(raw[name], len(shape)) for name in ("sigma_voxels", "resolution")
+    )
+
+    def smooth(image: jax.Array) -> jax.Array:
+        lines = zip(shape, sigma, resolution, strict=True)
+        return along_axes(image, [smoothing(*line) for line in lines])
+
+    where = warp.places(raw["matrix"], shape)
+    where = _where_drawn(jnp.any(raw["nodes"] != 0), bent, where)
     image, mask = _moved(image, raw["mask"], where, raw.get("block"))
     image = contrast.scale_and_shift(image + level, raw["factors"], raw["shifts"])
-    image = contrast.gamma(image, raw["exponents"])
-    gain = warp.displace(raw["gain_nodes"][None], shape, max(shape))[..., 0]
-    image = contrast.bias_field(image, gain, raw["gain_strength"], outside)
-    widths = [jnp.broadcast_to(raw[n], len(shape)) for n in ("sigma_voxels", "resolution")]
-    image = along_axes(image, [smoothing(*line) for line in zip(shape, *widths, strict=True)])
-    image = contrast.noise(image, raw["noise_seed"], raw["noise_std"])
-    return {"image": image, "mask": mask}
+    exponents, noise_std = raw["exponents"], raw["noise_std"]
+    bend = functools.partial(contrast.gamma, exponents=exponents)
+    image = _where_drawn(jnp.any(exponents != 1), bend, image)
+    image = _where_drawn(raw["gain_strength"] != 0, uneven, image)
+    image = _where_drawn(jnp.any((sigma > 0) | (resolution < 1)), smooth, image)
+    add_noise = functools.partial(contrast.noise, seed=raw["noise_seed"], std=noise_std)
+    return {"image": _where_drawn(noise_std > 0, add_noise, image), "mask": mask}
+
+
+def _where_drawn(
+    drawn: jax.Array, change: Callable[[jax.Array], jax.Array], x: jax.Array
+) -> jax.Array:
+    """Return change(x), or x itself where the change was not drawn and would change nothing.
+
+    Of samples taken together all are computed, and chosen from.
+    """
+    return jax.lax.cond(drawn, change, lambda x: x, x)
 
 
 def _moved(
@@ -58,7 +84,7 @@ def _moved(
     if len(where.shape) == 3:
         mask = warp.nearest(mask, where)
         if block is not None:
-            image = _averaged(image, block)
+            image = _where_drawn(block[0] > 1, lambda image: _averaged(image, block), image)
             where = (where + 0.5) / block.reshape(1, 1, 2) - 0.5
         return warp.sample(image, where), mask
     channels = image.shape[-1]
@@ -68,32 +94,29 @@ def _moved(
 
 
 def _averaged(image: jax.Array, block: jax.Array) -> jax.Array:
-    """Return the means over blocks [n] of a slice, 0 beyond them; the slice itself where 1."""
+    """Return the means over blocks [n] of a slice, 0 beyond them."""
     sizes = image.shape[:-1]
     halves = [-(-size // 2) for size in sizes]  # blocks have sides of 1 or of nearly 2 or more
     matrices = [averaging(*line) for line in zip(sizes, halves, block, strict=True)]
     beyond = [(0, size - half) for size, half in zip(sizes, halves, strict=True)]
-    means = jnp.pad(along_axes(image, matrices), [*beyond, (0, 0)])
-    return jnp.where(block[0] > 1, means, image)
+    return jnp.pad(along_axes(image, matrices), [*beyond, (0, 0)])
 
 
-def augment(raw: Batch, *, config: Config) -> dict[str, jax.Array]:
-    """Return a batch of samples; what is not of `augment_one` is passed on."""
+def augment(raw: Batch, *, config: Config, together: bool = True) -> dict[str, jax.Array]:
+    """Return a batch of samples; what is not of `augment_one` is passed on.
+
+    Args:
+        raw: a batch of what `augment_one` takes.
+        config: uses input.image_size and augment.elastic_smoothness.
+        together: change all samples at once, as a GPU or TPU likes it, rather than one after the
+            other, where a CPU leaves out what was not drawn.
+    """
     shape = config.input.image_size
     spacing = config.augment.elastic_smoothness * max(shape)
     own = {name: value for name, value in raw.items() if name != "stop"}
     one = functools.partial(augment_one, shape=shape, elastic_spacing=spacing)
-    made = _averaged_where_asked(jax.vmap(one), own)
+    made = jax.vmap(one)(own) if together else jax.lax.map(one, own)
     return made | ({"stop": raw["stop"]} if "stop" in raw else {})
-
-
-def _averaged_where_asked(program: Callable[[Batch], Batch], raw: Batch) -> Batch:
-    """Run the program, without the means over blocks where no sample of the batch has any."""
-    if "block" not in raw:
-        return program(raw)
-    plain = {name: value for name, value in raw.items() if name != "block"}
-    any_block = jnp.any(raw["block"] > 1)
-    return jax.lax.cond(any_block, lambda: program(raw), lambda: program(plain))
 
 
 def on_device(config: Config) -> bool:
@@ -124,7 +147,8 @@ def jit_augment(config: Config, mesh: Mesh) -> Callable[[Batch], Batch]:
     """Return the compiled `augment` (raw batch) -> batch, its images split as the step's."""
     images, samples = split_images(mesh), split_batch(mesh)
     out = {"image": images, "mask": images, "stop": samples}
-    changed = functools.partial(augment, config=config)
+    together = mesh.size > 1 or mesh.devices.flat[0].platform != "cpu"
+    changed = functools.partial(augment, config=config, together=together)
     return jax.jit(changed, out_shardings=out, compiler_options=small_options())
 
 

@@ -1,6 +1,7 @@
 """Raw patches to samples: neutral numbers, known movements, any rank, any mesh."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from jaxseg.config import Mesh as MeshConfig
 from jaxseg.imaging import draws, intensity
 from jaxseg.machine.sharding import make_mesh
 from jaxseg.transforms import smoothing
-from jaxseg.transforms.augment import augment_one, make_feed
+from jaxseg.transforms.augment import augment, augment_one, jit_augment, make_feed, place_raw
 
 NOTHING = Augment(**{n: 0.0 for n in vars(Augment()) if n.endswith("_probability")})
 STATS = np.array([[2, 190, 90, 40], [-20, 150, 70, 35]], np.float32)
@@ -162,6 +163,16 @@ def test_an_elastic_displacement_turns_and_scales_with_the_patch():
     np.testing.assert_array_equal(found["mask"], expected["mask"])
 
 
+CHANGES = {  # numbers, and between what they are drawn
+    "nodes": (-0.4, 0.4),
+    "exponents": (1.2, 1.5),
+    "gain_strength": (0.1, 0.3),
+    "sigma_voxels": (0.5, 1.0),
+    "resolution": (0.5, 0.6),
+    "noise_std": (0.05, 0.1),
+}
+
+
 def batch_of(size, count):
     ones = [neutral(size, seed) for seed in range(count)]
     raw = {name: np.stack([one[name] for one in ones]) for name in ones[0]}
@@ -181,6 +192,28 @@ def test_the_feed_gives_the_same_on_every_mesh(mesh):
         one = applied({name: value[i] for name, value in raw.items() if name != "stop"})
         np.testing.assert_allclose(np.asarray(fed["image"])[i], one["image"], atol=1e-5)
         np.testing.assert_array_equal(np.asarray(fed["mask"])[i], one["mask"])
+
+
+@pytest.mark.parametrize("size", [(16, 12), (8, 12, 10)], ids=str)
+def test_one_after_the_other_gives_what_all_together_give(size):
+    """On a CPU what was not drawn is left out, on a GPU it is computed and not taken."""
+    config = Config(input=Input(image_size=size), model=Model(widths=(4, 8)), augment=NOTHING)
+    raw, rng = batch_of(size, 8), np.random.default_rng(0)
+    raw["gain_nodes"] = rng.uniform(-1, 1, raw["gain_nodes"].shape).astype(np.float32)
+    drawn = {name: np.arange(8) == n for n, name in enumerate(CHANGES)}
+    for name, (low, high) in CHANGES.items():
+        new = rng.uniform(low, high, raw[name].shape).astype(np.float32)
+        raw[name] = np.where(drawn[name].reshape(-1, *(1,) * (new.ndim - 1)), new, raw[name])
+    together = jax.jit(functools.partial(augment, config=config))(raw)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    alone = jit_augment(config, mesh)(place_raw(raw, mesh))
+    neutral_batch = jit_augment(config, mesh)(place_raw(batch_of(size, 8), mesh))
+    for i in range(8):
+        images = (np.asarray(x["image"])[i] for x in (together, alone, neutral_batch))
+        at_once, one, plain = images
+        np.testing.assert_allclose(one, at_once, atol=1e-5)
+        assert (np.abs(one - plain).max() > 1e-3) == (i < len(CHANGES)), "changed where drawn"
+    np.testing.assert_array_equal(alone["mask"], together["mask"])
 
 
 def test_slices_are_only_placed():

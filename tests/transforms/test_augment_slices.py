@@ -5,6 +5,7 @@ With OpenCV 5; OpenCV 4 places samples at multiples of 1/32 pixel.
 
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from jaxseg.config import STRONG_AUGMENT, Augment, Config, Input, Model, Train
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.samples import training_batches
 from jaxseg.machine.sharding import make_mesh
+from jaxseg.transforms.augment import augment as change
 from jaxseg.transforms.augment import jit_augment, on_device, place_raw
 
 NAMES = [n.removesuffix("_probability") for n in vars(Augment()) if n.endswith("_probability")]
@@ -67,7 +69,7 @@ def patients(sizes=SIZES):
 
 
 def both(augment, count=3, size=(64, 64), crop=False, prepared=None, sizes=SIZES):
-    """Return some batches as the host makes them and as the device does."""
+    """Return some batches as the host makes them and as the device does, in either way."""
     config = Config(
         input=Input(image_size=size, crop_to_head=crop, num_threads=0, augment_on="device"),
         model=Model(widths=(4, 8)),
@@ -80,9 +82,15 @@ def both(augment, count=3, size=(64, 64), crop=False, prepared=None, sizes=SIZES
         for raw in (False, True)
     )
     mesh = make_mesh(devices=jax.devices()[:1])
-    program = jit_augment(config, mesh)
-    stop = {"stop": np.zeros(4, np.int32)}
-    device = [jax.tree.map(np.asarray, program(place_raw(b | stop, mesh))) for b in raw]
+    program, together = jit_augment(config, mesh), jax.jit(partial(change, config=config))
+    stop, device = {"stop": np.zeros(4, np.int32)}, []
+    for batch in raw:
+        placed = place_raw(batch | stop, mesh)
+        device.append(jax.tree.map(np.asarray, program(placed)))
+        # As on a GPU: no other numbers than those of one after the other, as on a CPU.
+        at_once = jax.tree.map(np.asarray, together(placed))
+        np.testing.assert_allclose(at_once["image"], device[-1]["image"], atol=2e-4)
+        assert (at_once["mask"] != device[-1]["mask"]).mean() < 1e-4
     return list(host), device
 
 
