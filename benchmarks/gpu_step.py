@@ -38,6 +38,7 @@ from benchmarks.worker_jaxseg import (  # noqa: E402
 )
 from jaxseg.config import Loss  # noqa: E402
 from jaxseg.machine.compiler import network_options  # noqa: E402
+from jaxseg.machine.start import start_computing  # noqa: E402
 from jaxseg.models import gpu  # noqa: E402
 from jaxseg.models.unet import UNet  # noqa: E402
 from jaxseg.training.steps import supervised_loss  # noqa: E402
@@ -172,6 +173,7 @@ def main(settings: Settings):
     part = settings.part
     switches = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", gpu.VARIABLE)}
     emit(part, settings=dataclasses.asdict(settings), flags=switches)
+    start_computing()  # as a training does
     seconds = listen()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -23,11 +23,15 @@ _MALLOPT = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (
 
 
 def set_up_cpu():
-    """Set both, the flags where only a CPU can be used; what is in the environment stays."""
-    _keep_memory()
+    """Set both where only a CPU can be used; what is in the environment stays.
+
+    Beside an accelerator the host allocates from many threads at once, which would wait for the one
+    heap: those that compile for it, a hundred kernels at a time, and those that write checkpoints.
+    """
     cpu_asked_for = os.environ.get("JAX_PLATFORMS", "").lower() == "cpu"
     if not cpu_asked_for and any(importlib.util.find_spec(name) for name in _ACCELERATORS):
         return
+    _keep_memory()
     _set_xla_flags()
 
 

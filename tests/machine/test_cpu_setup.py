@@ -76,6 +76,7 @@ def run(program: str, **environment: str) -> list[int]:
     names = ("MALLOC_", "GLIBC_TUNABLES")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(names)}
     command = [sys.executable, "-c", program]
+    environment = {"JAX_PLATFORMS": "cpu"} | environment
     done = subprocess.run(command, env=clean | environment, capture_output=True, check=True)
     return [int(count) for count in done.stdout.split()]
 
@@ -95,6 +96,16 @@ def test_gigabytes_that_were_freed_are_taken_again_without_a_page_fault():
 def test_settings_of_the_user_stay():
     first, second = run(PROGRAM, MALLOC_TRIM_THRESHOLD_="131072")
     assert second > first / 2
+
+
+@pytest.mark.parametrize("platforms", ["", "cpu"])
+def test_beside_an_accelerator_memory_is_kept_only_where_the_cpu_is_asked_for(tmp_path, platforms):
+    """One heap for the threads that compile for a GPU would have them wait for each other."""
+    (tmp_path / "jax_cuda13_plugin").mkdir()
+    (tmp_path / "jax_cuda13_plugin" / "__init__.py").touch()
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    first, second = run(PROGRAM, PYTHONPATH=path, JAX_PLATFORMS=platforms)
+    assert (second < first / 2) == (platforms == "cpu")
 
 
 def test_what_is_free_is_given_back_once_a_program_is_compiled():
