@@ -37,6 +37,7 @@ TOP = ("", "__main__", "errors", "api", *PROGRAMS)
 HOMES = {
     "orbax": {"runs.checkpoint"},
     "grain": {"datasets.loaders", "datasets.patches", "datasets.raw_slices", "datasets.samples"},
+    "cloudpickle": {"datasets.loaders"},
     "tensorflow_datasets": {"datasets.builder"},
     "matplotlib": {"scoring.comparison_figure", "scoring.contours", "scoring.figures"}
     | {"scoring.operating_figure", "scoring.planes", "scoring.region_figure"},

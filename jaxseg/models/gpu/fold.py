@@ -15,6 +15,7 @@ import numpy as np
 
 _FEW = 8  # inputs of a convolution of the scans themselves, at most
 _WIDE = 64  # outputs up to which others are folded
+_MOST = 4  # neighbours
 
 
 def fits(x: jax.Array, kernel: jax.Array) -> bool:
@@ -41,7 +42,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _together(kernel: jax.Array) -> int:
     """Return how many neighbours to take as one."""
     inputs, outputs = kernel.shape[-2:]
-    return 4 if inputs < _FEW else max(1, _WIDE // outputs)
+    return _MOST if inputs < _FEW else max(1, min(_MOST, _WIDE // outputs))
 
 
 def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
