@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -219,6 +220,18 @@ def test_a_loader_process_that_dies_at_its_start_is_named(config, monkeypatch):
         TrainingFailed, match="^loader process 1 of 2, at its start, ended with exit code 3;"
     ):
         next(training(with_input(config, 2, 0), prepared))
+
+
+def test_what_loader_processes_read_is_the_users_own_and_goes_with_them(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    batches = training(with_input(config, 1, 1), prepare(config.dataset))
+    next(batches)
+    (folder,) = tmp_path.glob("jaxseg_*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    batches.close()
+    assert not list(tmp_path.glob("jaxseg_*"))
 
 
 UNGUARDED = """
