@@ -108,7 +108,13 @@ class _Filed:
 
     def __init__(self, batches: grain.MapDataset, path: Path):
         self.batches, self.path = batches, path
-        path.write_bytes(cloudpickle.dumps(batches))
+        try:
+            path.write_bytes(cloudpickle.dumps(batches))
+        except OSError as error:
+            raise TrainingFailed(
+                f"{path}: cannot be written ({error.strerror}), and loader processes read their "
+                "work there; make room, or let TMPDIR name another folder"
+            ) from error
 
     def __len__(self) -> int:
         return len(self.batches)

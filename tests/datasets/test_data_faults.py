@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import os
 import shutil
@@ -232,6 +233,16 @@ def test_what_loader_processes_read_is_the_users_own_and_goes_with_them(
     assert folder.stat().st_mode & 0o777 == 0o700
     batches.close()
     assert not list(tmp_path.glob("jaxseg_*"))
+
+
+def test_without_room_for_what_loader_processes_read_that_is_said(config, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    prepared = prepare(config.dataset)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(TrainingFailed, match="No space left on device.*let TMPDIR name another"):
+        next(training(with_input(config, 1, 1), prepared))
 
 
 UNGUARDED = """
