@@ -116,14 +116,14 @@ def data(check: Check) -> list[str]:
 
 
 def training(check: Check) -> Run:
-    """Return a short training, with the autotuner's results."""
+    """Return a short training, as a user starts it for the first time: nothing is compiled."""
     steps, each = (4, 2) if check.small else (1000, 250)
     train = [f"--config.train.num_steps={steps}", f"--config.train.eval_every_steps={each}"]
     if not check.small:  # one shape for training and the rest; a schedule for so few steps
         train += ["--config.evaluation.batch_size=32", "--config.optimizer.warmup_steps=100"]
         train += ["--config.optimizer.cosine=True", "--config.train.log_every_steps=50"]
     command = ["benchmarks.compilations", "jaxseg.train", *data(check), *train]
-    environment = {"JAX_COMPILATION_CACHE_DIR": check.cache(COMMON)}
+    environment = {"JAX_COMPILATION_CACHE_DIR": check.cache("training")}
     return Run([*command, "--workdir", str(check.work / "training")], environment)
 
 
@@ -198,7 +198,7 @@ def parts() -> list[Part]:
         Part(
             "input", 100, lambda c: Run(["benchmarks.input_stages", *data(c)]), after=text("input")
         ),
-        Part("training", 150, training, 80, training_results),
+        Part("training", 180, training, 80, training_results),
         Part("step_128", 90, step("step_128", batch=128), 40),
         Part("torch_128", 90, torch_step("torch_128", 128)),
         Part("volume", 90, step("volume", **patches), 40),
