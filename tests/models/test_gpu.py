@@ -308,6 +308,31 @@ def test_what_is_strided_is_not_folded(monkeypatch, strides):
     np.testing.assert_array_equal(layers.convolve(x, kernel, strides, **how), expected)
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 16), (16, 32)])
+def test_folding_and_head_of_images_that_lie_on_several_devices(inputs, outputs):
+    """Two samples on each of two, their rows on four; whole numbers: exact."""
+    images = split_images(make_mesh(MeshConfig(data=2, spatial=4)))
+    x, kernel = (
+        whole_numbers((4, 16, 8, inputs), -1, 2),
+        whole_numbers((3, 3, inputs, outputs), -1, 2),
+    )
+    weights, dy = whole_numbers((outputs, 2), -1, 2), whole_numbers((4, 16, 8, 2), 0, 2)
+
+    def both(x, kernel, dy):
+        def run(x, kernel):
+            return head.product(fold.convolve(x, kernel), weights)
+
+        y, pull_back = jax.vjp(run, x, kernel)
+        return y, pull_back(dy)
+
+    alone = jax.jit(both)(x, kernel, dy)
+    split = jax.jit(both)(jax.device_put(x, images), kernel, jax.device_put(dy, images))
+    assert len(split[0].sharding.device_set) == 8
+    assert_trees_close(split[0], alone[0], rtol=2**-7, atol=0)
+    for mine, other in zip(split[1], alone[1], strict=True):
+        assert distance(mine.astype("f"), other.astype("f")) < 4e-3  # rounded to 8 bits
+
+
 @pytest.mark.parametrize("outputs", (1, 3))
 def test_the_last_convolution_as_sums_over_channels_is_the_product(monkeypatch, outputs):
     x, weights = whole_numbers((2, 3, 5, 16), -2, 3), whole_numbers((1, 1, 16, outputs), -2, 3)
