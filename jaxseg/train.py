@@ -19,7 +19,9 @@ command_line.help_first(__name__, __doc__)  # what follows takes more than a sec
 import contextlib
 import dataclasses
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import jax
@@ -132,6 +134,25 @@ def set_up(
     return prepared, splits
 
 
+def baselines_meanwhile(run: Path, prepared: Prepared, patients: Sequence[Patient]) -> Future:
+    """Find the baselines in a thread, once in a run: the training compiles first.
+
+    Nobody waits for it where the program ends before.
+    """
+    found: Future = Future()
+
+    def find():
+        try:
+            if is_main() and not (run / "baseline.json").exists():
+                find_baselines(run, prepared, patients)
+            found.set_result(None)
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=find, name="baselines", daemon=True).start()
+    return found
+
+
 def main(argv: Sequence[str]):
     """Run the program; see the top of the file."""
     options, config, name = command_line.parse_config(argv, __doc__, text=("workdir",))
@@ -157,12 +178,12 @@ def train_and_test(config: Config, run: Path, stack: contextlib.ExitStack):
         print(f"{run} is finished; its report: {output / 'report.html'}")
         return
     prepared, splits = data
-    if is_main() and not (run / "baseline.json").exists():
-        find_baselines(run, prepared, splits["train"])
+    baselines = baselines_meanwhile(run, prepared, splits["train"])
     reason = train(config, run, prepared, splits)
     if reason:
         print(f"{reason}: saved in {run}; the same command continues from there")
         return
+    baselines.result()  # raises what went wrong there
     best = trained.load(run)
     note = f"Weights of step {best.step} of {run}, best by validation {config.train.monitor}."
     who = cohort(len(splits["test"]), len({patient.person for patient in splits["test"]}))

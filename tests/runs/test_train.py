@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from fake_config import tiny_config
 
+from jaxseg import train as train_program
 from jaxseg.config import Config, EarlyStop
 from jaxseg.config.recipes import load_recipe
 from jaxseg.datasets.prepare import prepare
@@ -359,3 +361,20 @@ def test_a_run_goes_on_and_ends_after_its_best_checkpoint_was_damaged(cache, tmp
     assert int(latest(config, tmp_path).step) == 3
     checkpoint.load_best(tmp_path, config, 3)
     assert "damaged_3" in capsys.readouterr().err
+
+
+def test_the_baselines_are_found_beside_the_training_and_once(monkeypatch, tmp_path):
+    training = threading.Event()
+
+    def find(*_):
+        training.wait(10)
+        raise UserError("why")
+
+    monkeypatch.setattr(train_program, "find_baselines", find)
+    found = train_program.baselines_meanwhile(tmp_path, None, ())
+    assert not found.done()
+    training.set()
+    with pytest.raises(UserError, match="why"):
+        found.result(10)
+    (tmp_path / "baseline.json").touch()
+    assert train_program.baselines_meanwhile(tmp_path, None, ()).result(10) is None
