@@ -156,7 +156,7 @@ def cases(batch: int, size: int, channels: int) -> list[tuple[str, float, Callab
         kernel = draw(keys[3], (3, 3, inputs, channels))
         least = 1 + inputs / channels
         for together in (1, 2, 4):
-            way = functools.partial(fold.folded, together=together) if together > 1 else convolve
+            way = functools.partial(fold.convolve, together=together) if together > 1 else convolve
             name = (
                 f"{inputs} channels, {together} together" if together > 1 else f"{inputs} channels"
             )

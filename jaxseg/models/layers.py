@@ -39,7 +39,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> ja
     window, pixels = kernel.shape[:-2], set(strides) == {1}
     around = "SAME" if pixels else [(n // 2, n // 2) for n in window]
     if pixels and padding == around and fold.fits(x, kernel) and gpu.uses("fold"):
-        return fold.convolve(x, kernel)
+        return fold.convolve(x, kernel, fold.together(kernel))
     simple = window in _NATIVE_WINDOWS and padding == around
     simple &= x.dtype == kernel.dtype and native.fits(kernel.shape[-1])
     if simple and native.available() and native.takes(x.dtype):

@@ -320,7 +320,7 @@ def test_folding_and_head_of_images_that_lie_on_several_devices(inputs, outputs)
 
     def both(x, kernel, dy):
         def run(x, kernel):
-            return head.product(fold.convolve(x, kernel), weights)
+            return head.product(fold.convolve(x, kernel, fold.together(kernel)), weights)
 
         y, pull_back = jax.vjp(run, x, kernel)
         return y, pull_back(dy)

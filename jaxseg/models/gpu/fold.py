@@ -20,17 +20,19 @@ _MOST = 4  # neighbours
 
 def fits(x: jax.Array, kernel: jax.Array) -> bool:
     """Return whether there is something to fold: bfloat16 of few channels, and whole groups."""
-    together = _together(kernel)
+    number = together(kernel)
     half = x.dtype == kernel.dtype == jnp.bfloat16
-    return half and kernel.shape[-3] == 3 and together > 1 and not x.shape[-2] % together
+    return half and kernel.shape[-3] == 3 and number > 1 and not x.shape[-2] % number
 
 
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, together: int) -> jax.Array:
     """Convolve with noughts around: [B, *S, C] and [*window, C, O] -> [B, *S, O].
 
-    What `fits` does not accept is not to be given.
+    Args:
+        x: images; `fits`.
+        kernel: three voxels wide along the last axis.
+        together: neighbours taken as one, a divisor of the width.
     """
-    together = _together(kernel)
     odd, none = (0, x.shape[-1] % 2), (0, 0)  # so that four together are a multiple of eight
     x = jnp.pad(x, [none] * (x.ndim - 1) + [odd])
     kernel = jnp.pad(kernel, [none] * (kernel.ndim - 2) + [odd, none])
@@ -39,8 +41,8 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.reshape(*size, width, kernel.shape[-1])
 
 
-def _together(kernel: jax.Array) -> int:
-    """Return how many neighbours to take as one."""
+def together(kernel: jax.Array) -> int:
+    """Return how many neighbours to take as one; 1: the kernel is wide enough."""
     inputs, outputs = kernel.shape[-2:]
     return _MOST if inputs < _FEW else max(1, min(_MOST, _WIDE // outputs))
 
