@@ -229,6 +229,7 @@ def test_the_whole_check_in_small(tmp_path):
     for name in gpu_plan.SMALL:
         if name != "torch_32":
             assert gpu_results.merged(found, name)["status"] == "done", name
+    assert not [r for r in found if "error" in r]
     assert gpu_results.merged(found, "step_32")["kernels_ms"]["all"] > 0
     assert gpu_results.merged(found, "volume")["ms"] > 0
     assert "dice" in json.dumps(gpu_results.merged(found, "training"))
