@@ -90,7 +90,7 @@ def in_background(
     # grain's defaults read hundreds of batches ahead.
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(2, num_threads))
     if num_workers:
-        return _from_workers(batches, options, num_workers)
+        return _handed_over(batches, options, num_workers)
     return _closing(iter(batches.to_iter_dataset(options)))
 
 
@@ -130,18 +130,25 @@ def _read_batches(path: Path) -> grain.MapDataset:
     return cloudpickle.loads(path.read_bytes())
 
 
-def _from_workers(
+def _handed_over(
     batches: grain.MapDataset, options: grain.ReadOptions, num_workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the batches of loader processes; errors name the process they come from."""
+    """Yield the batches of loader processes, which read from a folder of their own what to do."""
     _mark_flags_as_parsed()
-    settings = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+    workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+    with tempfile.TemporaryDirectory(prefix="jaxseg_") as folder:
+        source = grain.MapDataset.source(_Filed(batches, Path(folder) / "batches"))
+        dataset = source.to_iter_dataset(options).mp_prefetch(workers, _start_worker)
+        yield from _from_workers(iter(dataset), num_workers)
+
+
+def _from_workers(
+    batches: grain.DatasetIterator, num_workers: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the batches of the loader processes; errors name the process they come from."""
     others = multiprocessing.active_children()
     workers = []
-    with tempfile.TemporaryDirectory(prefix="jaxseg_") as folder, contextlib.ExitStack() as stack:
-        source = grain.MapDataset.source(_Filed(batches, Path(folder) / "batches"))
-        dataset = source.to_iter_dataset(options).mp_prefetch(settings, _start_worker)
-        batches = stack.enter_context(contextlib.closing(iter(dataset)))
+    with contextlib.closing(batches):
         for number in itertools.cycle(range(num_workers)):  # who makes the next batch
             name = f"loader process {number + 1} of {num_workers}"
             try:

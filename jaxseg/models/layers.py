@@ -39,7 +39,9 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> ja
     window, pixels = kernel.shape[:-2], set(strides) == {1}
     around = "SAME" if pixels else [(n // 2, n // 2) for n in window]
     if pixels and padding == around and fold.fits(x, kernel) and gpu.uses("fold"):
-        return fold.convolve(x, kernel, fold.together(kernel))
+        folded = fold.fold(x, kernel, fold.together(kernel))
+        y = jax.lax.conv_general_dilated(*folded, strides, padding, **options)
+        return y.reshape(*x.shape[:-1], kernel.shape[-1])
     simple = window in _NATIVE_WINDOWS and padding == around
     simple &= x.dtype == kernel.dtype and native.fits(kernel.shape[-1])
     if simple and native.available() and native.takes(x.dtype):

@@ -304,13 +304,15 @@ def test_what_is_strided_is_not_folded(monkeypatch, strides):
     how = {"padding": [(1, 1), (1, 1)], "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
     expected = layers.convolve(x, kernel, strides, **how)
     ask(monkeypatch, "fold")
-    monkeypatch.setattr(fold, "convolve", None)
+    monkeypatch.setattr(fold, "fold", None)
     np.testing.assert_array_equal(layers.convolve(x, kernel, strides, **how), expected)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 16), (16, 32)])
-def test_folding_and_head_of_images_that_lie_on_several_devices(inputs, outputs):
+def test_folding_and_head_of_images_that_lie_on_several_devices(monkeypatch, inputs, outputs):
     """Two samples on each of two, their rows on four; whole numbers: exact."""
+    ask(monkeypatch, "fold")
+    order = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
     images = split_images(make_mesh(MeshConfig(data=2, spatial=4)))
     x, kernel = (
         whole_numbers((4, 16, 8, inputs), -1, 2),
@@ -320,7 +322,7 @@ def test_folding_and_head_of_images_that_lie_on_several_devices(inputs, outputs)
 
     def both(x, kernel, dy):
         def run(x, kernel):
-            return head.product(fold.convolve(x, kernel, fold.together(kernel)), weights)
+            return head.product(layers.convolve(x, kernel, (1, 1), "SAME", **order), weights)
 
         y, pull_back = jax.vjp(run, x, kernel)
         return y, pull_back(dy)

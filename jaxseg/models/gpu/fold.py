@@ -25,33 +25,28 @@ def fits(x: jax.Array, kernel: jax.Array) -> bool:
     return half and kernel.shape[-3] == 3 and number > 1 and not x.shape[-2] % number
 
 
-def convolve(x: jax.Array, kernel: jax.Array, together: int) -> jax.Array:
-    """Convolve with noughts around: [B, *S, C] and [*window, C, O] -> [B, *S, O].
+def fold(x: jax.Array, kernel: jax.Array, together: int) -> tuple[jax.Array, jax.Array]:
+    """Return images and kernel whose convolution with noughts around, reshaped, is the same.
 
     Args:
-        x: images; `fits`.
-        kernel: three voxels wide along the last axis.
-        together: neighbours taken as one, a divisor of the width.
+        x: [B, *S, W, C]; `fits`.
+        kernel: [*window, C, O], three voxels wide along the last axis.
+        together: P neighbours taken as one, a divisor of the width.
+
+    Returns:
+        [B, *S, W / P, P C] and [*window, P C, P O], C made even.
     """
     odd, none = (0, x.shape[-1] % 2), (0, 0)  # so that four together are a multiple of eight
     x = jnp.pad(x, [none] * (x.ndim - 1) + [odd])
     kernel = jnp.pad(kernel, [none] * (kernel.ndim - 2) + [odd, none])
     *size, width, inputs = x.shape
-    y = _plain(x.reshape(*size, width // together, together * inputs), _wide(kernel, together))
-    return y.reshape(*size, width, kernel.shape[-1])
+    return x.reshape(*size, width // together, together * inputs), _wide(kernel, together)
 
 
 def together(kernel: jax.Array) -> int:
     """Return how many neighbours to take as one; 1: the kernel is wide enough."""
     inputs, outputs = kernel.shape[-2:]
     return _MOST if inputs < _FEW else max(1, min(_MOST, _WIDE // outputs))
-
-
-def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    axes = "DHW"[-(x.ndim - 2) :]
-    order = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    strides = (1,) * len(axes)
-    return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=order)
 
 
 def _wide(kernel: jax.Array, together: int) -> jax.Array:
