@@ -185,7 +185,7 @@ class Train:
     monitor: str = "dice"  # validation value: dice (mean over patients) or loss
     max_nonfinite_in_row: int = 10  # skipped updates in a row before the run gives up
     keep_every_steps: int = 0  # keep the checkpoints of these steps too; 0: latest and best only
-    deterministic: bool = False  # on a GPU the same bits every time; see machine/compiler.py
+    deterministic: bool = False  # on a GPU: the same bits every time; compiles sooner, runs slower
     max_minutes: float = 0.0  # of one start; then save and end, to be continued; 0: no limit
 
     def __post_init__(self):
