@@ -11,10 +11,9 @@ sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is not
 
 # Must be set before jax is imported. Level 0 compiles several times faster than jax's own.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
-)
+if "--xla_force_host" not in (given := os.environ.get("XLA_FLAGS", "")):  # as in the workers
+    devices = "--xla_force_host_platform_device_count=8"
+    os.environ["XLA_FLAGS"] = f"{given} --xla_backend_optimization_level=0 {devices}"
 # In the programs that the tests start as well.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -25,8 +24,13 @@ import jax
 import pytest
 from absl import flags
 
+from jaxseg.machine.cpu import set_xla_flags
+
 sys.dont_write_bytecode = False
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# From the start, not from the first test on that starts to compute: they are part of the keys of
+# the cache on disk, which would differ with the tests that a worker happens to have run before.
+set_xla_flags()
 # Under nohup or in the background of a script they are ignored, and the programs under test would
 # inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

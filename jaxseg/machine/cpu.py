@@ -32,10 +32,11 @@ def set_up_cpu():
     if not cpu_asked_for and any(importlib.util.find_spec(name) for name in _ACCELERATORS):
         return
     _keep_memory()
-    _set_xla_flags()
+    set_xla_flags()
 
 
-def _set_xla_flags():
+def set_xla_flags():
+    """Add the XLA flags that are not in the environment yet."""
     release = ".".join(importlib.metadata.version("jaxlib").split(".")[:2])
     given = os.environ.get("XLA_FLAGS", "")
     missing = [f for f in _ALWAYS + _BY_VERSION.get(release, ()) if f.split("=")[0] not in given]
