@@ -1,6 +1,7 @@
 """The package's shape: imports run one way, heavy libraries stay in one file, files stay short."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -84,14 +85,19 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-TREES = {module_name(path): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
-every_module = pytest.mark.parametrize("module", TREES, ids=lambda m: m or "__init__")
+FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+every_module = pytest.mark.parametrize("module", FILES, ids=lambda m: m or "__init__")
+
+
+@functools.cache
+def tree(module):
+    return ast.parse(FILES[module].read_text())
 
 
 def imported(module):
     """Return the dotted names that a module imports, inside functions too."""
     names = set()
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -106,7 +112,7 @@ def imported_modules(module):
     for name in imported(module):
         if name.split(".")[0] == "jaxseg":
             parts = name.split(".")[1:]
-            while ".".join(parts) not in TREES:
+            while ".".join(parts) not in FILES:
                 parts.pop()
             found.add(".".join(parts))
     return found
@@ -115,7 +121,7 @@ def imported_modules(module):
 def importers(library):
     return {
         module
-        for module in TREES
+        for module in FILES
         if any(f"{name}.".startswith(f"{library}.") for name in imported(module))
     }
 
@@ -142,7 +148,7 @@ def test_the_package_imports_nothing_and_its_face_no_program():
 
 
 def test_nobody_imports_a_program():
-    for module in TREES:
+    for module in FILES:
         assert not imported_modules(module) & set(PROGRAMS), module
 
 
@@ -158,16 +164,16 @@ def circle(graph):
 def test_no_circle_of_wings_or_files():
     assert circle({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == ["a", "b", "c"]
     assert not circle({wing: row.split() for wing, row in WINGS.items()})
-    assert not circle({module: imported_modules(module) - {""} for module in TREES if module})
+    assert not circle({module: imported_modules(module) - {""} for module in FILES if module})
 
 
 def test_every_wing_has_files_and_says_what_it_is_for():
-    found = {wing_of(module) for module in TREES if module not in TOP}
+    found = {wing_of(module) for module in FILES if module not in TOP}
     assert found == set(WINGS)
     for wing in WINGS:
-        files = [m for m in TREES if m.startswith(f"{wing}.") and m.count(".") == 1]
+        files = [m for m in FILES if m.startswith(f"{wing}.") and m.count(".") == 1]
         assert len(files) > 1, f"{wing}: no wing of one file"
-        words = " ".join(ast.get_docstring(TREES[wing]).split())
+        words = " ".join(ast.get_docstring(tree(wing)).split())
         assert len(words) > 200 and "Begin with `" in words, wing
 
 
@@ -197,12 +203,10 @@ def test_loader_processes_load_no_module_with_jax():
 
 @every_module
 def test_files_and_functions_stay_short(module):
-    tree = TREES[module]
-    path = ROOT / (module.replace(".", "/") + ".py")
-    path = path if path.is_file() else ROOT / module.replace(".", "/") / "__init__.py"
+    path = FILES[module]
     lines = len(path.read_text().splitlines())
     assert lines <= MAX_FILE_LINES, f"{path.name} has {lines} lines"
-    for node in ast.walk(tree):
+    for node in ast.walk(tree(module)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = node.end_lineno - node.lineno + 1
             assert length <= MAX_FUNCTION_LINES, f"{path.name}: {node.name} has {length} lines"
