@@ -40,23 +40,22 @@ def training_loader(
     start_step: int,
     process: int,
     num_processes: int,
-    finish: Callable[[Batch], Batch] | None = None,
+    collect: Callable[[Sequence[Any]], Batch] | None = None,
 ) -> Iterator[Batch]:
     """Iterate over this process's part of the batches from start_step on.
 
     Args:
         order: of the samples, without end.
-        load: a sample of the order and a generator of its own to what a batch holds.
+        load: a sample of the order and a generator of its own to what a batch is made of.
         config: uses seed, input and train.batch_size (global).
         start_step, process, num_processes: as `samples.training_batches` takes them.
-        finish: of a batch, what is done for all its samples at once; None: nothing.
+        collect: what was loaded for all samples of a batch to the batch; None: stacked.
     """
     local_batch = config.train.batch_size // num_processes
     # Parts are taken after the random map, so neither order nor augmentation depends on them:
     # the process's rows of the global batch, in their order.
-    batches = order.seed(config.seed + 2).random_map(load).batch(local_batch)
-    batches = batches[process::num_processes][start_step:]
-    batches = batches.map(finish) if finish else batches
+    loaded = order.seed(config.seed + 2).random_map(load)
+    batches = loaded.batch(local_batch, batch_fn=collect)[process::num_processes][start_step:]
     return in_background(batches, config.input.num_threads, config.input.num_workers)
 
 

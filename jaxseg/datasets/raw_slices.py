@@ -3,8 +3,8 @@
 They are the numbers of `samples.training_batches`, where the host changes the slices.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.loaders import Batch, training_loader
-from jaxseg.datasets.prepared import Prepared
+from jaxseg.datasets.prepared import Prepared, Records
 from jaxseg.imaging import slice_draws
 from jaxseg.imaging.augment_shape import moved_matrix
 from jaxseg.imaging.geometry import block_sides, record_matrix
@@ -40,25 +40,53 @@ def raw_slice_batches(
     """
     source, size = prepared.source(), config.input.image_size
     shape = tuple(np.max([p.shape[1:] for p in patients], axis=0).tolist())
-    channels = prepared.num_channels
-    count = slice_draws.count(size, channels, config.augment) + 1  # and the seed of the noise
+    count = slice_draws.count(size, prepared.num_channels, config.augment) + 1  # the noise's seed
 
-    def load(sample, rng: np.random.Generator) -> Batch:
-        (record,) = source.run(patients[sample.patient], sample.first, sample.depth)
-        return {
-            "image": padded(record["image"], shape),
-            "mask": padded(record["mask"], shape),
-            "stats": record["stats"],
-            "outside": dark_level(record["stats"]),
-            "fit": record_matrix(record, size, config.input.crop_to_head),
-            "native_size": np.array(record["image"].shape[:2]),
-            "uniform": rng.random(count),
-        }
+    def load(sample, rng: np.random.Generator) -> tuple[Any, np.ndarray]:
+        return sample, rng.random(count)
+
+    def collect(drawn: Sequence[tuple[Any, np.ndarray]]) -> Batch:
+        wanted = [(patients[s.patient], s.first, s.depth) for s, _ in drawn]
+        batch = read_slices(source, wanted, shape, config)
+        batch["uniform"] = np.stack([uniform for _, uniform in drawn])
+        return with_numbers(batch, config, shrinking)
 
     smallest = config.augment.scale_range[0] if config.augment.scale_probability else 1.0
     largest_step = np.max(np.array(shape) / size) / min(smallest, 1.0)
-    finish = functools.partial(with_numbers, config=config, shrinking=bool(largest_step > 2))
-    return training_loader(order, load, config, start_step, process, num_processes, finish)
+    shrinking = bool(largest_step > 2)
+    return training_loader(order, load, config, start_step, process, num_processes, collect)
+
+
+def read_slices(
+    source: Records, wanted: Sequence[tuple], shape: tuple[int, int], config: Config
+) -> Batch:
+    """Read slices as they are stored, each from its file right to its place in the batch.
+
+    Few steps are Python's, which one thread takes at a time; copies and checksums run side by side.
+
+    Args:
+        source: from `Prepared.source`.
+        wanted: patient, first slice and depth, 1, of each.
+        shape: (H, W) of the largest.
+        config: uses input.
+
+    Returns:
+        `image`, `mask`, `stats`, `outside` as `raw_slice_batches` says; fit float64 [b, 2, 3] and
+        native_size [b, 2].
+    """
+    facts = []
+    for i, one in enumerate(wanted):
+        (record,) = source.run(*one)
+        if not i:
+            pixels = record["image"], record["mask"]
+            image, mask = (np.empty((len(wanted), *shape, x.shape[-1]), x.dtype) for x in pixels)
+        put(image[i], record["image"])
+        put(mask[i], record["mask"])
+        fit = record_matrix(record, config.input.image_size, config.input.crop_to_head)
+        dark, native_size = dark_level(record["stats"]), record["image"].shape[:2]
+        facts.append((record["stats"], dark, fit, native_size))
+    names, columns = ("stats", "outside", "fit", "native_size"), zip(*facts, strict=True)
+    return {"image": image, "mask": mask} | dict(zip(names, map(np.stack, columns), strict=True))
 
 
 def with_numbers(batch: Batch, config: Config, shrinking: bool) -> Batch:
@@ -84,11 +112,9 @@ def with_numbers(batch: Batch, config: Config, shrinking: bool) -> Batch:
     return batch | numbers | {"noise_seed": seeds}
 
 
-def padded(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return [*shape, C], 0 beyond the image [H, W, C]; the image itself where it fits."""
+def put(place: np.ndarray, image: np.ndarray):
+    """Copy an image [H, W, C] to the corner of a place as large or larger; 0 beyond it."""
     height, width = image.shape[:2]
-    if (height, width) == shape:
-        return image
-    larger = np.zeros((*shape, image.shape[-1]), image.dtype)
-    larger[:height, :width] = image
-    return larger
+    place[:height, :width] = image
+    place[height:] = 0
+    place[:height, width:] = 0

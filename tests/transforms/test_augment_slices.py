@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxseg.config import STRONG_AUGMENT, Augment, Config, Input, Model, Train
+from jaxseg.datasets import raw_slices
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.samples import training_batches
 from jaxseg.machine.sharding import make_mesh
@@ -184,6 +185,13 @@ def test_raw_batches_hold_the_integers_of_the_file():
     assert batch["image"].dtype == np.uint8 and batch["image"].shape[1:] == (96, 96, 3)
     others = sum(v.nbytes for n, v in batch.items() if n not in ("image", "mask"))
     assert others < 0.1 * batch["image"].nbytes
+
+
+def test_a_slice_smaller_than_the_largest_is_dark_beyond():
+    place, image = np.full((4, 5, 2), 7, np.uint8), np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    raw_slices.put(place, image)
+    np.testing.assert_array_equal(place[:3, :2], image)
+    assert place.sum() == image.sum()
 
 
 def test_who_changes_the_slices(monkeypatch):
