@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = """
 import contextlib, ctypes, faulthandler, os, signal, subprocess, sys, threading, time
 import psutil, pytest
@@ -151,6 +153,7 @@ def test_a_hang_in_c_ends_with_all_that_is_known(tmp_path):
     assert "without a summary: call of test_bad.py::test_hangs_in_c," in ended.stderr
 
 
+@pytest.mark.slow  # xdist waits ten seconds for each worker that has gone
 def test_the_end_of_a_worker_is_told_and_the_other_tests_go_on(tmp_path):
     chosen = "test_good or test_exit or test_ends_in_c or test_killed_from_outside"
     done = run(tmp_path, "-n", "2", "-rA", "-k", chosen)

@@ -23,7 +23,6 @@ metrics and 1e-3 of the parameters, of `continued` 3e-5 of the metrics, 6e-4 of 
 nothing of the scores.
 """
 
-import concurrent.futures
 import csv
 import hashlib
 import importlib.metadata
@@ -354,9 +353,8 @@ LAYERS = {
     "prediction": bool,
     "probability-0": np.uint8,
 }
-# The longest first, two at a time.
 PROGRAMS = {
-    f.__name__: f for f in (first, predicted, exported, continued, viewed, evaluated, compared)
+    f.__name__: f for f in (first, continued, predicted, exported, viewed, evaluated, compared)
 }
 
 
@@ -417,21 +415,15 @@ def old(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def new(old) -> Iterator[dict[str, concurrent.futures.Future]]:
-    """Start all programs, two at a time."""
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        yield {name: pool.submit(program, old) for name, program in PROGRAMS.items()}
-        pool.shutdown(cancel_futures=True)
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_does_what_the_old_version_did(old, new, name):
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "first" else ()) for n in PROGRAMS]
+)
+def test_does_what_the_old_version_did(old, name):
     expected = read_json(old / "expected.json")
     of_numbers, of_arrays = EXACT if expected["machine"] == machine() else TOLERANCES[name]
     with np.load(old / "expected.npz") as file:
         arrays = {k.removeprefix(f"{name}: "): file[k] for k in file if k.startswith(f"{name}: ")}
-    found = new[name].result()
+    found = PROGRAMS[name](old)
     values = json.loads(json.dumps(found.values))  # lists for tuples
     problems = [
         *differences(expected[name], values, of_numbers),

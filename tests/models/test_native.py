@@ -553,6 +553,7 @@ print(np.abs(means).max() < 1e-6, same)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ("g++", "clang++"))
 def test_every_compiler_makes_what_works(tmp_path, compiler):
     """clang once made loads that need whole alignment, which 24 channels have not."""
