@@ -169,8 +169,11 @@ def png(figure: "Figure") -> bytes:
 
     Signs that the font lacks, as in names in Chinese, are boxes; nobody need be told of each.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # as late as `new_figure`'s
+
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        figure.savefig(file, format="png", metadata={"Software": None})
+        # Figure.savefig would draw everything twice, the first time for the layout.
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
     return file.getvalue()
