@@ -77,9 +77,10 @@ def read_slices(
     facts = []
     for i, one in enumerate(wanted):
         (record,) = source.run(*one)
-        if not i:
-            pixels = record["image"], record["mask"]
-            image, mask = (np.empty((len(wanted), *shape, x.shape[-1]), x.dtype) for x in pixels)
+        if not i:  # of the type that holds all records: patients may differ in it
+            whole = len(wanted), *shape
+            image = np.empty((*whole, record["image"].shape[-1]), source.dtype)
+            mask = np.empty((*whole, record["mask"].shape[-1]), np.uint8)
         put(image[i], record["image"])
         put(mask[i], record["mask"])
         fit = record_matrix(record, config.input.image_size, config.input.crop_to_head)

@@ -33,7 +33,7 @@ class Source:
 
     def __init__(self, dtype, sizes, channels):
         rng = np.random.default_rng(0)
-        self.records = {}
+        self.records, self.dtype = {}, np.dtype(dtype)
         for name, size in sizes.items():
             y, x = np.indices(size)
             waves = [np.sin(x / 9 + c) + np.cos(y / 7 - c) for c in range(channels)]
@@ -192,6 +192,20 @@ def test_a_slice_smaller_than_the_largest_is_dark_beyond():
     raw_slices.put(place, image)
     np.testing.assert_array_equal(place[:3, :2], image)
     assert place.sum() == image.sum()
+
+
+def test_patients_of_several_integer_types_keep_their_values():
+    source = FakePrepared(np.int16).source()
+    narrow, *wide = (source.records[p.id] for p in patients())
+    narrow["image"] = narrow["image"].astype(np.uint8)
+    for record in wide:
+        record["image"] += 1000
+    wanted = [(p, 0, 1) for p in patients()]
+    batch = raw_slices.read_slices(source, wanted, (96, 96), Config())
+    assert batch["image"].dtype == np.int16
+    for record, image in zip((narrow, *wide), batch["image"], strict=True):
+        height, width = record["image"].shape[:2]
+        np.testing.assert_array_equal(image[:height, :width], record["image"])
 
 
 def test_who_changes_the_slices(monkeypatch):
