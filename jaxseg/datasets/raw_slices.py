@@ -13,7 +13,7 @@ from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.loaders import Batch, training_loader
 from jaxseg.datasets.prepared import Prepared, Records
-from jaxseg.imaging import slice_draws
+from jaxseg.imaging import slice_draws, windows
 from jaxseg.imaging.augment_shape import moved_matrix
 from jaxseg.imaging.geometry import block_sides, record_matrix
 from jaxseg.imaging.intensity import dark_level
@@ -81,11 +81,12 @@ def read_slices(
             whole = len(wanted), *shape
             image = np.empty((*whole, record["image"].shape[-1]), source.dtype)
             mask = np.empty((*whole, record["mask"].shape[-1]), np.uint8)
-        put(image[i], record["image"])
-        put(mask[i], record["mask"])
+        native_size = record["image"].shape[:2]
+        where = tuple(slice(0, n) for n in native_size)
+        windows.fill(image[i], record["image"], where, 0)
+        windows.fill(mask[i], record["mask"], where, 0)
         fit = record_matrix(record, config.input.image_size, config.input.crop_to_head)
-        dark, native_size = dark_level(record["stats"]), record["image"].shape[:2]
-        facts.append((record["stats"], dark, fit, native_size))
+        facts.append((record["stats"], dark_level(record["stats"]), fit, native_size))
     names, columns = ("stats", "outside", "fit", "native_size"), zip(*facts, strict=True)
     return {"image": image, "mask": mask} | dict(zip(names, map(np.stack, columns), strict=True))
 
@@ -111,11 +112,3 @@ def with_numbers(batch: Batch, config: Config, shrinking: bool) -> Batch:
     numbers = {name: value.astype(np.float32) for name, value in numbers.items()}
     seeds = (uniform[:, -1] * 2**32).astype(np.uint32)
     return batch | numbers | {"noise_seed": seeds}
-
-
-def put(place: np.ndarray, image: np.ndarray):
-    """Copy an image [H, W, C] to the corner of a place as large or larger; 0 beyond it."""
-    height, width = image.shape[:2]
-    place[:height, :width] = image
-    place[height:] = 0
-    place[:height, width:] = 0

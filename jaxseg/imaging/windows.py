@@ -64,7 +64,12 @@ def framed(
 ) -> np.ndarray:
     """Return a window [*size, C] with `inner` [*S, C] in a box of it; else `outside`, [C]."""
     window = np.empty((*size, inner.shape[-1]), inner.dtype)
-    window[where] = inner
-    for box in around(where, size):  # alone: to write every voxel takes as long as to read them
-        window[box] = outside
+    fill(window, inner, where, outside)
     return window
+
+
+def fill(window: np.ndarray, inner: np.ndarray, where: Slices, outside: np.ndarray | int):
+    """Make all of a window [*S, C]: `inner` in the box `where`, else `outside`, [C] or a number."""
+    window[where] = inner
+    for box in around(where, window.shape[:-1]):  # alone: every voxel takes as long as to read them
+        window[box] = outside

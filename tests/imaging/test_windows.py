@@ -60,6 +60,13 @@ def test_a_cut_is_the_padded_array(place):
     np.testing.assert_array_equal(windows.cut(array, place, (4, 5), outside), expected)
 
 
+def test_what_lay_in_a_window_before_is_gone():
+    place, image = np.full((4, 5, 2), 7, np.uint8), np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    windows.fill(place, image, (slice(0, 3), slice(0, 2)), 0)
+    np.testing.assert_array_equal(place[:3, :2], image)
+    assert place.sum() == image.sum()
+
+
 def test_windows_meet_the_grid_where_they_say():
     here, there = windows.meet((-1, 5), (4, 4), (10, 7))
     assert here == (slice(0, 3), slice(5, 7)) and there == (slice(1, 4), slice(0, 2))
