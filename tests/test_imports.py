@@ -37,7 +37,7 @@ TOP = ("", "__main__", "errors", "api", *PROGRAMS)
 # Each heavy library and the modules that import it: a new version touches these files only.
 HOMES = {
     "orbax": {"runs.checkpoint"},
-    "grain": {"datasets.loaders", "datasets.patches", "datasets.raw_slices", "datasets.samples"},
+    "grain": {"datasets.loaders"},
     "cloudpickle": {"datasets.loaders"},
     "tensorflow_datasets": {"datasets.builder"},
     "matplotlib": {"scoring.comparison_figure", "scoring.contours", "scoring.figures"}

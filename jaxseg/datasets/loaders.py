@@ -18,11 +18,12 @@ import numpy as np
 from absl import flags
 
 from jaxseg.config import Config
+from jaxseg.datasets.order import Order, generators
 from jaxseg.errors import TrainingFailed
 
 Batch = dict[str, np.ndarray]
 
-EPOCHS = 1 << 32  # without end; grain's own infinite length overflows in batches of one
+STEPS = 1 << 32  # without end; grain's own infinite length overflows
 
 # What kills loader processes, most often.
 _DEATHS = {
@@ -33,29 +34,41 @@ _DEATHS = {
 }
 
 
+def stacked(samples: Sequence[Batch]) -> Batch:
+    """Return samples of the same shapes as a batch."""
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
 def training_loader(
-    order: grain.MapDataset,
-    load: Callable[..., Batch],
+    order: Order,
+    load: Callable[[Any, np.random.Generator], Any],
     config: Config,
     start_step: int,
     process: int,
     num_processes: int,
-    collect: Callable[[Sequence[Any]], Batch] | None = None,
+    collect: Callable[[Sequence[Any]], Batch] = stacked,
 ) -> Iterator[Batch]:
     """Iterate over this process's part of the batches from start_step on.
 
+    A batch is one sample of grain's, whose own work for each would hold Python's lock.
+
     Args:
-        order: of the samples, without end.
+        order: of the samples.
         load: a sample of the order and a generator of its own to what a batch is made of.
         config: uses seed, input and train.batch_size (global).
         start_step, process, num_processes: as `samples.training_batches` takes them.
-        collect: what was loaded for all samples of a batch to the batch; None: stacked.
+        collect: what was loaded for all samples of a batch to the batch.
     """
-    local_batch = config.train.batch_size // num_processes
-    # Parts are taken after the random map, so neither order nor augmentation depends on them:
-    # the process's rows of the global batch, in their order.
-    loaded = order.seed(config.seed + 2).random_map(load)
-    batches = loaded.batch(local_batch, batch_fn=collect)[process::num_processes][start_step:]
+    batch_size, generator = config.train.batch_size, generators(config.seed + 2)
+    rows = batch_size // num_processes
+
+    def make(step: int) -> Batch:
+        # Neither order nor augmentation depend on the number of processes: a process makes its
+        # rows of the global batch, in their order.
+        first = step * batch_size + process * rows
+        return collect([load(order(i), generator(i)) for i in range(first, first + rows)])
+
+    batches = grain.MapDataset.range(start_step, STEPS).map(make)
     return in_background(batches, config.input.num_threads, config.input.num_workers)
 
 

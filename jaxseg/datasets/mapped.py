@@ -1,7 +1,7 @@
 """The volumes of a prepared copy, in one file that all processes map into memory.
 
-A box of a scan is a copy out of the system's page cache; nothing else of the scan is read, after
-its checksum has been verified once. Of each scan the file holds some voxels of each region, the
+A box of a scan is a view of the system's page cache; nothing else of the scan is read, after its
+checksum has been verified once. Of each scan the file holds some voxels of each region, the
 image in its own integers and one bit for each region and voxel: a byte up to eight regions. No
 records are written beside it. So a scan takes C times the bytes of an intensity, plus 1 up to eight
 regions, for each voxel of the box of its head, and at most 12 `MOST_POINTS` bytes for each region:
@@ -116,7 +116,7 @@ class Mapped:
         part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         _, image, packed = self._parts(row)
         return {
-            "image": np.array(image[part]),
+            "image": image[part],
             "mask": _unpacked(packed[part], len(row["points"])),
             "stats": row["stats"],
             "head_box": row["head_box"],

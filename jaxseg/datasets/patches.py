@@ -6,17 +6,26 @@ draws numbers; `transforms.augment` makes the sample of them.
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-import grain
 import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
-from jaxseg.datasets.loaders import EPOCHS, Batch, evaluation_loader, training_loader
+from jaxseg.datasets.loaders import Batch, evaluation_loader, stacked, training_loader
+from jaxseg.datasets.order import shuffled
 from jaxseg.datasets.prepared import Prepared, Records
 from jaxseg.imaging import draws, windows
 from jaxseg.imaging.intensity import darkest, normalise, outside_level
 from jaxseg.imaging.resample import resample, shape_at
+
+
+class Box(NamedTuple):
+    """Voxels of a patient's copy, from low to high, which may lie beyond it: int [3] each."""
+
+    patient: Patient
+    low: np.ndarray
+    high: np.ndarray
 
 
 def patch_batches(
@@ -38,14 +47,17 @@ def patch_batches(
     source = prepared.source()
     shape = source_shape(patients, config)
 
-    def load(index: int, rng: np.random.Generator) -> Batch:
+    def load(index: int, rng: np.random.Generator) -> tuple[Box, Batch]:
         patient = patients[index]
         centre = choose_centre(source.foreground(patient), patient, rng, config)
-        return read_patch(source, patient, centre, shape, rng, config, prepared.num_channels)
+        return draw_patch(patient, centre, shape, rng, config, prepared.num_channels)
 
-    everyone = grain.MapDataset.range(len(patients))
-    order = everyone.seed(config.seed).shuffle().repeat(EPOCHS)
-    return training_loader(order, load, config, start_step, process, num_processes)
+    def collect(drawn: Sequence[tuple[Box, Batch]]) -> Batch:
+        boxes, numbers = zip(*drawn, strict=True)
+        return read_boxes(source, boxes, shape) | stacked(numbers)
+
+    order = shuffled(range(len(patients)), config.seed)
+    return training_loader(order, load, config, start_step, process, num_processes, collect)
 
 
 def training_spacing(patient: Patient, config: Config) -> tuple[float, ...]:
@@ -101,22 +113,20 @@ def choose_centre(
     return np.rint(centre - (patch - 1) / 2) + (patch - 1) / 2
 
 
-def read_patch(
-    source: Records,
+def draw_patch(
     patient: Patient,
     centre: np.ndarray,
     shape: tuple[int, ...],
     rng: np.random.Generator,
     config: Config,
     num_channels: int,
-) -> Batch:
-    """Draw the changes of a patch and read what it needs.
+) -> tuple[Box, Batch]:
+    """Draw the changes of a patch; return what of the scan they need, and their numbers.
 
     Args:
-        source: from `Prepared.source`.
         patient: whose scan.
         centre: in its voxels.
-        shape: of what is read; beyond the scan lies its darkest value.
+        shape: of what is read.
         rng: source of chance.
         config: uses input and augment.
         num_channels: of the scan.
@@ -132,29 +142,31 @@ def read_patch(
     low = np.where(np.array(shape) >= patient.shape, 0, low)  # all of the scan fits
     matrix = np.hstack([linear, (centre - linear @ ((size - 1) / 2) - low)[:, None]])
     high = np.minimum(low + shape, np.ceil(centre + reach).astype(int) + 2)
-    pixels = read_padded(source, patient, low, high, shape)
-    numbers = {"matrix": matrix.astype(np.float32), "nodes": nodes}
-    return pixels | numbers | changes
+    return Box(patient, low, high), {"matrix": matrix.astype(np.float32), "nodes": nodes} | changes
 
 
-def read_padded(
-    source: Records, patient: Patient, low: np.ndarray, high: np.ndarray, shape: tuple[int, ...]
-) -> Batch:
-    """Return `image` [*shape, C], `mask` [*shape, K], `stats`, `outside`, from `low` to `high`.
+def read_boxes(source: Records, boxes: Sequence[Box], shape: tuple[int, ...]) -> Batch:
+    """Return `image` [b, *shape, C], `mask` [b, *shape, K], `stats`, `outside`: each from its low.
 
     What is not read is as dark as the scan's darkest, normalised `outside`, without tumour. The
-    dtype is that of all scans, so that one program takes all batches.
+    dtype is that of all scans, so that one program takes all batches. Voxels are copied once.
     """
-    here, where = windows.meet(low, high - low, patient.shape)
-    box = source.box(patient, [s.start for s in here], [s.stop for s in here])
-    image = box["image"].astype(source.dtype, copy=False)
-    dark, no_region = darkest(box["stats"], image.dtype), np.zeros(box["mask"].shape[-1])
-    return {
-        "image": windows.framed(image, where, shape, dark),
-        "mask": windows.framed(box["mask"], where, shape, no_region),
-        "stats": box["stats"],
-        "outside": outside_level(box["stats"]),
-    }
+    facts = []
+    for i, (patient, low, high) in enumerate(boxes):
+        here, where = windows.meet(low, high - low, patient.shape)
+        box = source.box(patient, [s.start for s in here], [s.stop for s in here])
+        if not i:
+            image = np.empty((len(boxes), *shape, box["image"].shape[-1]), source.dtype)
+            mask = np.empty((len(boxes), *shape, box["mask"].shape[-1]), np.uint8)
+        windows.fill(image[i], box["image"], where, darkest(box["stats"], image.dtype))
+        windows.fill(mask[i], box["mask"], where, 0)
+        facts.append({"stats": box["stats"], "outside": outside_level(box["stats"])})
+    return {"image": image, "mask": mask} | stacked(facts)
+
+
+def read_padded(source: Records, box: Box, shape: tuple[int, ...]) -> Batch:
+    """Return what `read_boxes` returns, of one."""
+    return {name: value[0] for name, value in read_boxes(source, [box], shape).items()}
 
 
 def evaluation_patches(
@@ -191,7 +203,7 @@ def evaluation_patches(
         index, place, own = job
         patient, low = patients[index], np.array(place)
         if grid_shape(patient, config) == tuple(patient.shape):
-            pixels = read_padded(source, patient, low, low + size, size)
+            pixels = read_padded(source, Box(patient, low, low + size), size)
             image, mask = normalise(pixels["image"], pixels["stats"]), pixels["mask"]
         else:
             image, mask, outside = resampled(index)

@@ -46,7 +46,8 @@ class Prepared:
         float32 (`intensity.volume_statistics`), `head_box` [4] int32 (`intensity.head_box`).
 
         `box(patient, low, high)` returns what lies in low..high (slices, rows, columns; half-open)
-        of the patient's copy: `image` [d, h, w, C], `mask` [d, h, w, K], `stats`, `head_box`.
+        of the patient's copy: `image` [d, h, w, C], perhaps a view of the file, not to be changed,
+        `mask` [d, h, w, K], `stats`, `head_box`.
         `foreground(patient)` returns up to `mapped.MOST_POINTS` voxels of each region of the copy,
         evenly spread, int32 [n, 3]; none where the region is empty.
         """
@@ -59,7 +60,7 @@ class Prepared:
         """
         whole = self.source().box(patient, (0, 0, 0), patient.shape)
         return Volume(
-            whole["image"],
+            np.array(whole["image"]),  # no view of a file that may be gone while it is used
             patient.spacing_mm,
             None if patient.affine is None else moved(patient.affine, patient.offset),
             patient=patient.id,

@@ -6,12 +6,12 @@ They are the numbers of `samples.training_batches`, where the host changes the s
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
 from jaxseg.datasets.loaders import Batch, training_loader
+from jaxseg.datasets.order import Order
 from jaxseg.datasets.prepared import Prepared, Records
 from jaxseg.imaging import slice_draws, windows
 from jaxseg.imaging.augment_shape import moved_matrix
@@ -22,7 +22,7 @@ from jaxseg.imaging.intensity import dark_level
 def raw_slice_batches(
     prepared: Prepared,
     patients: Sequence[Patient],
-    order: grain.MapDataset,
+    order: Order,
     config: Config,
     start_step: int,
     process: int = 0,

@@ -1,4 +1,4 @@
-"""From prepared slices to batches on the host, with grain.
+"""From prepared slices to batches on the host.
 
 Training batch k is a pure function of (seed, k): the same for any number of workers, threads
 and processes that share it, so that a run resumes by its step number alone.
@@ -7,12 +7,12 @@ and processes that share it, so that a run resumes by its step number alone.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import grain
 import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
-from jaxseg.datasets.loaders import EPOCHS, Batch, evaluation_loader, training_loader
+from jaxseg.datasets.loaders import Batch, evaluation_loader, training_loader
+from jaxseg.datasets.order import Order, mixed, shuffled
 from jaxseg.datasets.patches import evaluation_patches, patch_batches
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.raw_slices import raw_slice_batches
@@ -38,26 +38,18 @@ def tumour_samples(patients: Sequence[Patient]) -> list[Sample]:
     return [s for s in all_samples(patients) if patients[s.patient].tumour_pixels[s.first]]
 
 
-def sample_order(
-    patients: Sequence[Patient], tumour_fraction: float, seed: int
-) -> grain.MapDataset:
+def sample_order(patients: Sequence[Patient], tumour_fraction: float, seed: int) -> Order:
     """Return the endless order of training samples: shuffled anew each epoch.
 
     A share `tumour_fraction` is drawn from the slices with tumour, the rest from all.
     """
-
-    def shuffled(samples: list[Sample], seed: int) -> grain.MapDataset:
-        return grain.MapDataset.source(samples).seed(seed).shuffle().repeat(EPOCHS)
-
-    everything = shuffled(all_samples(patients), seed)
-    tumour = tumour_samples(patients)
+    everything, tumour = all_samples(patients), tumour_samples(patients)
     if tumour_fraction == 0 or not tumour:
-        return everything
+        return shuffled(everything, seed)
     only_tumour = shuffled(tumour, seed + 1)
     if tumour_fraction == 1:
         return only_tumour
-    weights = [tumour_fraction, 1 - tumour_fraction]
-    return grain.MapDataset.mix([only_tumour, everything], weights)
+    return mixed(only_tumour, shuffled(everything, seed), tumour_fraction)
 
 
 def training_batches(

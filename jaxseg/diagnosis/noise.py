@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
-from jaxseg.datasets.patches import Batch, read_patch, source_shape
+from jaxseg.datasets.patches import Batch, draw_patch, read_padded, source_shape
 from jaxseg.diagnosis.facts import PatientFacts
 from jaxseg.diagnosis.volume_facts import VolumeFacts
 from jaxseg.imaging.augment import augment_slice
@@ -51,9 +51,12 @@ def patches(config: Config, facts: Sequence[VolumeFacts]) -> Callable[[], Batch]
     patient, source = copy_of(like), _noise(like)
     shape = source_shape([copy_of(f) for f in facts], config)
     centre = (np.array(patient.shape) - 1) / 2
-    return functools.partial(
-        read_patch, source, patient, centre, shape, rng, config, len(like.stored)
-    )
+
+    def read() -> Batch:
+        box, numbers = draw_patch(patient, centre, shape, rng, config, len(like.stored))
+        return read_padded(source, box, shape) | numbers
+
+    return read
 
 
 def copy_of(facts: VolumeFacts) -> Patient:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
-from jaxseg.datasets.patches import read_padded
+from jaxseg.datasets.patches import Box, read_padded
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.datasets.samples import evaluation_batches
 from jaxseg.imaging.geometry import prepare_slice
@@ -91,7 +91,7 @@ def example(prepared: Prepared, patient: Patient, config: Config) -> dict[str, n
     inside = [v for v in source.foreground(patient)[0] if v[0] == slice_index]
     centre = np.mean(inside, axis=0) if inside else np.array(patient.shape) / 2
     low = np.rint(centre).astype(int) - np.array(size) // 2
-    patch = read_padded(source, patient, low, low + size, size)
+    patch = read_padded(source, Box(patient, low, low + size), size)
     return {"image": normalise(patch["image"], patch["stats"]), "mask": patch["mask"]}
 
 

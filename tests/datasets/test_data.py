@@ -75,7 +75,7 @@ def test_another_seed_is_another_order(config, prepared):
 def test_epochs_differ(config, prepared):
     order = samples.sample_order(prepared.patients, 0.0, seed=3)
     num_slices = len(samples.all_samples(prepared.patients))
-    epochs = [[order[e * num_slices + i] for i in range(num_slices)] for e in range(2)]
+    epochs = [[order(e * num_slices + i) for i in range(num_slices)] for e in range(2)]
     assert epochs[0] != epochs[1]
     everything = samples.all_samples(prepared.patients)
     assert sorted(epochs[0]) == sorted(epochs[1]) == everything
@@ -97,7 +97,7 @@ def test_the_parts_of_the_processes_make_up_the_batch(config, prepared):
 def test_tumour_slices_are_drawn_as_often_as_asked(prepared, fraction):
     order = samples.sample_order(prepared.patients, fraction, seed=0)
     tumour = set(samples.tumour_samples(prepared.patients))
-    drawn = [order[i] in tumour for i in range(4000)]
+    drawn = [order(i) in tumour for i in range(4000)]
     share = len(tumour) / len(samples.all_samples(prepared.patients))
     expected = fraction + (1 - fraction) * share
     assert np.mean(drawn) == pytest.approx(expected, abs=0.03)

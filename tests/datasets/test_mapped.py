@@ -12,7 +12,7 @@ from jaxseg.config import Dataset
 from jaxseg.datasets import mapped
 from jaxseg.datasets.checks import copy_warnings
 from jaxseg.datasets.index import read_index
-from jaxseg.datasets.patches import read_padded
+from jaxseg.datasets.patches import Box, read_padded
 from jaxseg.datasets.prepare import _write_volumes, prepare
 from jaxseg.datasets.prepared import Prepared
 from jaxseg.errors import TrainingFailed
@@ -93,7 +93,8 @@ def test_boxes_of_every_type_and_number_of_regions(tmp_path, dtype, regions):
     source = pickle.loads(pickle.dumps(prepared.source()))
     for patient in prepared.patients:
         whole = prepared.volume(patient)
-        assert whole.image.dtype == dtype
+        assert whole.image.dtype == dtype and whole.image.flags.owndata
+        assert whole.image.flags.c_contiguous and whole.image.flags.writeable
         for low, high in (((0, 0, 0), (1, 1, 1)), ((3, 5, 2), (9, 16, 17)), ((0,) * 3, None)):
             high = high or patient.shape
             part = tuple(map(slice, low, high))
@@ -101,7 +102,7 @@ def test_boxes_of_every_type_and_number_of_regions(tmp_path, dtype, regions):
             np.testing.assert_array_equal(record["image"], whole.image[part])
             np.testing.assert_array_equal(record["mask"], whole.mask[part])
             np.testing.assert_array_equal(record["stats"], whole.stats)
-            assert record["image"].flags.c_contiguous and record["image"].flags.writeable
+            assert not record["image"].flags.writeable  # a view of the file
     for bad in (((-1, 0, 0), (3, 3, 3)), ((0, 0, 0), (19, 3, 3)), ((2, 2, 2), (2, 3, 3))):
         with pytest.raises(IndexError, match="no box"):
             source.box(patient, *bad)
@@ -253,7 +254,7 @@ def test_scans_of_several_dtypes_make_patches_of_one(tmp_path, dtypes, common):
     assert source.dtype == common
     for patient, dtype in zip(prepared.patients, dtypes, strict=True):
         low = np.array([3, 4, 5])
-        patch = read_padded(source, patient, low, low + size, size)["image"]
+        patch = read_padded(source, Box(patient, low, low + size), size)["image"]
         box = source.box(patient, low, low + size)["image"]
         assert patch.dtype == common and box.dtype == dtype
         np.testing.assert_array_equal(patch, box)

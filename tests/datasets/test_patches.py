@@ -75,6 +75,11 @@ def settings(size=(4, 8, 8), spacing=(), augment=NOTHING, share=0.5, **train):
     )
 
 
+def read_patch(source, one, centre, shape, rng, config):
+    box, numbers = patches.draw_patch(one, centre, shape, rng, config, 1)
+    return patches.read_padded(source, box, shape) | numbers
+
+
 def raw_batches(config, count, start=0, **part):
     made = patches.patch_batches(FakePrepared(), PATIENTS, config, start, **part)
     return list(itertools.islice(made, count))
@@ -151,7 +156,8 @@ def test_what_is_not_read_is_as_dark_as_the_darkest():
     box = source.box
     low = {"stats": np.array([[-7, 5000, 400, 200]], np.float32)}
     source.box = lambda *place: box(*place) | low
-    found = patches.read_padded(source, one, np.array([-1, 8, 0]), np.array([2, 11, 2]), (4, 3, 2))
+    place = patches.Box(one, np.array([-1, 8, 0]), np.array([2, 11, 2]))
+    found = patches.read_padded(source, place, (4, 3, 2))
     expected = np.full((4, 3, 2), -7)
     expected[1:3, 0] = source.images["c"][:2, 8, :2, 0]
     np.testing.assert_array_equal(found["image"][..., 0], expected)
@@ -165,7 +171,7 @@ def test_rotations_keep_angles_in_mm_whatever_the_two_spacings():
     one, source = patient("b"), Source()  # of 2 x 1 x 1 mm
     shape = patches.source_shape([one], config)
     rng, centre = np.random.default_rng(0), np.array([3.0, 10, 4])
-    raw = patches.read_patch(source, one, centre, shape, rng, config, 1)
+    raw = read_patch(source, one, centre, shape, rng, config)
     in_mm = np.diag(SPACING["b"]) @ raw["matrix"][:, :3] @ np.diag(1 / np.array([1.0, 1.5, 1.2]))
     np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3), atol=1e-6)
     assert np.abs(in_mm - np.eye(3)).max() > 0.1
@@ -211,7 +217,7 @@ def test_a_moved_patch_has_read_all_that_it_needs():
     for _ in range(60):
         one = PATIENTS[int(rng.integers(3))]
         centre = patches.choose_centre(source.foreground(one), one, rng, config)
-        raw = patches.read_patch(source, one, centre, shape, rng, config, 1)
+        raw = read_patch(source, one, centre, shape, rng, config)
         value = raw["image"][..., 0]
         known = np.argwhere(value > 0)  # voxel 0 looks like what is outside
         native = np.stack(np.unravel_index(value[tuple(known.T)], one.shape), axis=-1)
@@ -273,14 +279,7 @@ def test_another_spacing_samples_the_same_places():
     voxels = sum(batch["weight"][i].sum() for batch, i, p, _ in every_voxel(config) if p.id == "a")
     assert voxels == 5 * 6 * 7
     rng = np.random.default_rng(0)
-    raw = patches.read_patch(
-        Source(),
-        one,
-        np.array([4.5, 5.5, 6.5]),
-        patches.source_shape(PATIENTS, config),
-        rng,
-        config,
-        1,
-    )
+    shape = patches.source_shape(PATIENTS, config)
+    raw = read_patch(Source(), one, np.array([4.5, 5.5, 6.5]), shape, rng, config)
     sample = np.asarray(augment_one(raw, (4, 4, 4), 0.5)["image"])[..., 0]
     np.testing.assert_allclose(sample, image[..., 0][0:4, 1:5, 1:5], atol=0.9)
