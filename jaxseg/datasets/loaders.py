@@ -59,14 +59,16 @@ def training_loader(
         start_step, process, num_processes: as `samples.training_batches` takes them.
         collect: what was loaded for all samples of a batch to the batch.
     """
-    batch_size, generator = config.train.batch_size, generators(config.seed + 2)
+    batch_size = config.train.batch_size
     rows = batch_size // num_processes
 
     def make(step: int) -> Batch:
         # Neither order nor augmentation depend on the number of processes: a process makes its
         # rows of the global batch, in their order.
         first = step * batch_size + process * rows
-        return collect([load(order(i), generator(i)) for i in range(first, first + rows)])
+        positions = range(first, first + rows)
+        numbers = zip(positions, generators(config.seed + 2, positions), strict=True)
+        return collect([load(order(i), rng) for i, rng in numbers])
 
     batches = grain.MapDataset.range(start_step, STEPS).map(make)
     return in_background(batches, config.input.num_threads, config.input.num_workers)

@@ -8,7 +8,7 @@ patients; here a whole epoch takes 2 ms.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,17 +51,18 @@ def mixed(one: Order, other: Order, share: float) -> Order:
     return at
 
 
-def generators(seed: int) -> Callable[[int], np.random.Generator]:
-    """Return what makes the generator of the sample at a position, which has numbers of its own.
+def generators(seed: int, positions: Iterable[int]) -> Iterator[np.random.Generator]:
+    """Yield for each position a generator of numbers of its own; the next one ends its use.
 
-    The generators are Philox's (Salmon et al. 2011): the position is the counter's highest word.
+    It is one Philox (Salmon et al. 2011), whose counter has the position as its highest word: to
+    make one for each position takes as long as all else that Python does for a slice.
     """
-    key = np.random.SeedSequence(_seed_of(seed)).generate_state(2, np.uint64)
-
-    def at(position: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, position)))
-
-    return at
+    bits = np.random.Philox(_seed_of(seed))
+    rng, start = np.random.Generator(bits), bits.state
+    for position in positions:
+        start["state"]["counter"][-1] = position
+        bits.state = start
+        yield rng
 
 
 def _seed_of(seed: int) -> int:

@@ -62,15 +62,23 @@ def test_a_mixture_leaves_nothing_out_and_has_its_share_at_every_moment(share, c
 
 
 def test_every_position_has_the_numbers_it_always_had():
-    at = order.generators(5)  # MapDataset.range(1 << 20).seed(5).random_map(... rng.random(2))
-    for position, expected in {
+    expected = {  # MapDataset.range(1 << 20).seed(5).random_map(lambda i, rng: rng.random(2))
         0: [0.6883119784656991, 0.990602076933562],
-        1: [0.2098180528558673, 0.31975876689894167],
         900_000: [0.8878602331460332, 0.8015417066176472],
-    }.items():
-        assert at(position).random(2).tolist() == expected
+        1: [0.2098180528558673, 0.31975876689894167],
+    }
+    drawn = [rng.random(2).tolist() for rng in order.generators(5, expected)]
+    assert drawn == list(expected.values())
+
+
+def test_numbers_of_a_position_do_not_depend_on_what_was_drawn_before():
+    alone = [next(order.generators(1, [i])).random(5) for i in range(4)]
+    for i, rng in enumerate(order.generators(1, range(4))):
+        np.testing.assert_array_equal(rng.random(5), alone[i])
+        rng.integers(9, size=1 + i, dtype=np.uint32)  # leaves half of a word for later
+        rng.standard_normal(3)
 
 
 def test_positions_and_seeds_share_no_numbers():
-    drawn = [order.generators(seed)(i).random(8) for seed in (0, 1) for i in range(500)]
+    drawn = [rng.random(8) for seed in (0, 1) for rng in order.generators(seed, range(500))]
     assert len(np.unique(drawn)) == 8 * 1000
