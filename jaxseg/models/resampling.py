@@ -22,7 +22,7 @@ from jaxseg.models.layers import product
 
 
 class UpConv(nn.Module):
-    """Transposed convolution whose stride is its window: [B, *S, C] -> [B, *(S w), features].
+    """Transposed convolution whose stride is its window, put behind a skip.
 
     The kernel `[*window, C, features]` means the same as that of `nn.ConvTranspose`.
     """
@@ -32,18 +32,42 @@ class UpConv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return x enlarged by the window."""
+    def __call__(self, skip: jax.Array, x: jax.Array) -> jax.Array:
+        """Return [B, *(S w), K + features] of a skip [B, *(S w), K] and x [B, *S, C]."""
         rank = len(self.window)
         shape = (*self.window, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         # flax keeps transposed kernels mirrored.
         kernel = jnp.flip(kernel, axis=tuple(range(rank))).astype(self.dtype)
+        skip, x = skip.astype(self.dtype), x.astype(self.dtype)
+        simple = rank in (2, 3) and all(native.fits(a.shape[-1]) for a in (skip, x, kernel))
+        if simple and native.available() and native.takes(x.dtype):
+            return _upconv_native(skip, x, kernel, bias)
         windows = jnp.moveaxis(kernel, rank, 0)  # [C, *window, O]
-        y = product(x.astype(self.dtype), windows.reshape(x.shape[-1], -1))
-        y = pixel_shuffle(y, self.window)
-        return y + bias.astype(self.dtype).reshape((1,) * (rank + 1) + (-1,))
+        y = product(x, windows.reshape(x.shape[-1], -1))
+        bias = bias.astype(self.dtype).reshape((1,) * (rank + 1) + (-1,))
+        y = pixel_shuffle(y, self.window) + bias
+        return jnp.concatenate([skip, y], axis=-1)
+
+
+@jax.custom_vjp
+def _upconv_native(skip: jax.Array, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return native.upconv(skip, x, kernel, bias)
+
+
+def _upconv_native_forward(skip, x, kernel, bias) -> tuple[jax.Array, tuple]:
+    return native.upconv(skip, x, kernel, bias), (x, kernel)
+
+
+def _upconv_native_backward(saved: tuple, dy: jax.Array) -> tuple[jax.Array, ...]:
+    x, kernel = saved
+    features = kernel.shape[-1]
+    dx = native.upconv_image_gradient(dy, kernel)
+    return dy[..., :-features], dx, *native.upconv_kernel_gradient(x, dy, features)
+
+
+_upconv_native.defvjp(_upconv_native_forward, _upconv_native_backward)
 
 
 def pixel_shuffle(x: jax.Array, window: tuple[int, ...]) -> jax.Array:

@@ -124,8 +124,8 @@ class UNet(nn.Module):
         x = skips.pop()
         for level in reversed(range(depth)):
             width, kernel = config.widths[level], config.kernel(level, rank)
-            x = Up(width, config, config.window(level, rank), kernel, name=f"grow_{level}")(x)
-            x = jnp.concatenate([skips[level], x], axis=-1)
+            up = Up(width, config, config.window(level, rank), kernel, name=f"grow_{level}")
+            x = up(skips[level], x)
             options = {"convs": config.decoder_convs, "residual": config.residual}
             options |= {"drop": level >= depth - 1, "name": f"up_{level}"}
             x = _block(config)(width, config, kernel, (1,) * rank, **options)(x, train)
@@ -161,7 +161,10 @@ def _encode(x: jax.Array, level: int, config: Model, train: bool) -> jax.Array:
 
 
 class Up(nn.Module):
-    """Enlarge by a window: transposed convolution, or nearest neighbour and a convolution."""
+    """Enlarge by a window: transposed convolution, or nearest neighbour and a convolution.
+
+    The result stands behind the skip of its level.
+    """
 
     features: int
     config: Model
@@ -169,10 +172,10 @@ class Up(nn.Module):
     kernel: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, *S, C] -> [B, *(S window), features]."""
+    def __call__(self, skip: jax.Array, x: jax.Array) -> jax.Array:
+        """[B, *(S window), K], [B, *S, C] -> [B, *(S window), K + features]."""
         dtype = jnp.dtype(self.config.compute_dtype)
         if self.config.upsample == "transpose":
-            return UpConv(self.features, self.window, dtype, name="upconv")(x)
+            return UpConv(self.features, self.window, dtype, name="upconv")(skip, x)
         conv = Conv(self.features, self.kernel, dtype=dtype, name="conv")
-        return conv(repeat(x, self.window))
+        return jnp.concatenate([skip, conv(repeat(x, self.window))], axis=-1)

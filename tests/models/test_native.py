@@ -542,6 +542,12 @@ kernel = np.eye(24) * np.eye(9)[4].reshape(3, 3, 1, 1)
 centre = native.convolve(x, kernel.astype(np.float32))
 means = np.asarray(y).mean((0, 1, 2)), np.asarray(dx).mean((0, 1, 2))
 same = (centre == x).all()
+window = np.broadcast_to(np.eye(24, dtype=np.float32), (2, 2, 24, 24))
+large = x.repeat(2, 1).repeat(2, 2)
+both = np.concatenate([large, large], -1)
+same &= (native.upconv(large, x, window, bias) == both).all()
+same &= (native.upconv_image_gradient(both, window) == 4 * x).all()
+same &= (native.upconv_kernel_gradient(x, both, 24)[1] - large.sum((0, 1, 2)) < 1e-3).all()
 if native.takes(jnp.bfloat16):
     x, kernel = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)
     same &= (native.convolve(x, kernel) == x).all() & (native.image_gradient(x, kernel) == x).all()
@@ -549,6 +555,10 @@ if native.takes(jnp.bfloat16):
     y, *statistics = native.norm(x, scale, bias, 1e-5, 1.0, False)
     dx = native.norm_gradient(y, x, statistics, scale, bias, 1e-5, 1.0)[0]
     same &= bool(jnp.isfinite(dx).all())
+    both, window = jnp.asarray(both, jnp.bfloat16), jnp.asarray(window, jnp.bfloat16)
+    same &= (native.upconv(both[..., :24], x, window, bias) == both).all()
+    same &= (native.upconv_image_gradient(both, window) == 4 * x).all()
+    same &= bool(jnp.isfinite(native.upconv_kernel_gradient(x, both, 24)[0]).all())
 print(np.abs(means).max() < 1e-6, same)
 """
 

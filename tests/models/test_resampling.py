@@ -30,20 +30,25 @@ def test_upconv_is_flax_conv_transpose(window):
     x = jax.random.normal(jax.random.key(0), shape)
     kernel = jax.random.normal(jax.random.key(1), (*window, shape[-1], 5))
     params = {"kernel": kernel, "bias": jnp.arange(5.0)}
+    skip = jax.random.normal(jax.random.key(2), large(window))
     ours, flaxs = UpConv(5, window), nn.ConvTranspose(5, window, strides=window)
-    expected = value_and_gradients(lambda p, x: flaxs.apply({"params": p}, x), params, x)
-    assert expected[0].shape == (*large(window)[:-1], 5)
-    actual = value_and_gradients(lambda p, x: ours.apply({"params": p}, x), params, x)
+
+    def behind_the_skip(params, skip, x):
+        return jnp.concatenate([skip, flaxs.apply({"params": params}, x)], axis=-1)
+
+    expected = value_and_gradients(behind_the_skip, params, skip, x)
+    assert expected[0].shape == (*large(window)[:-1], 3 + 5)
+    actual = value_and_gradients(lambda p, s, x: ours.apply({"params": p}, s, x), params, skip, x)
     assert_trees_close(actual, expected)
 
 
 @pytest.mark.parametrize("window", [(2, 2), (1, 2, 2)], ids=str)
 def test_upconv_starts_as_flax_conv_transpose(window):
     """The same key gives the same kernel, hence the same spread of the initial weights."""
-    x = jnp.zeros(small(window))
-    make = lambda layer: jax.jit(layer.init)(jax.random.key(3), x)  # noqa: E731
-    flaxs = nn.ConvTranspose(5, window, strides=window)
-    assert_trees_close(make(UpConv(5, window)), make(flaxs))
+    x, skip = jnp.zeros(small(window)), jnp.zeros(large(window))
+    ours, flaxs = UpConv(5, window), nn.ConvTranspose(5, window, strides=window)
+    make = lambda layer, *a: jax.jit(layer.init)(jax.random.key(3), *a)  # noqa: E731
+    assert_trees_close(make(ours, skip, x), make(flaxs, x))
 
 
 @windows

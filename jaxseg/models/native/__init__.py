@@ -27,7 +27,8 @@ from jaxseg.errors import UserError, one_line
 from jaxseg.machine.start import folder_of_machine
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("common.h", "box.h", "conv3x3.cc", "kernel_gradient.cc", "norm.cc", "pool.cc")
+_HEADERS = ("common.h", "box.h", "kernels.h", "walk.h")
+_SOURCES = ("conv3x3.cc", "kernel_gradient.cc", "norm.cc", "pool.cc", "upconv.cc")
 # One unit, since most of the time goes into jax's header.
 _UNIT = "".join(f'#include "{name}"\n' for name in _SOURCES)
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-x", "c++", "-")
@@ -38,6 +39,9 @@ _SYMBOLS = {
     "jaxseg_norm": "JaxsegNorm",
     "jaxseg_norm_gradient": "JaxsegNormGradient",
     "jaxseg_pool_gradient": "JaxsegPoolGradient",
+    "jaxseg_upconv": "JaxsegUpconv",
+    "jaxseg_upconv_image_gradient": "JaxsegUpconvImageGradient",
+    "jaxseg_upconv_kernel_gradient": "JaxsegUpconvKernelGradient",
 }
 _BFLOAT16 = "_bfloat16"  # ends the targets that take it
 _MULTIPLE = 8  # of the number of channels made: the smallest register of floats
@@ -107,7 +111,7 @@ def _takes_bfloat16() -> bool:
 
 def _built() -> Path:
     """Return the compiled library; it is written whole or not at all."""
-    source = b"".join((_FOLDER / name).read_bytes() for name in _SOURCES)
+    source = b"".join((_FOLDER / name).read_bytes() for name in _HEADERS + _SOURCES)
     key = hashlib.sha256(source + repr((_FLAGS, jaxlib.__version__)).encode()).hexdigest()[:16]
     folder = folder_of_machine("native")
     path = folder / f"operations-{key}.so"
@@ -207,8 +211,59 @@ def pool_gradient(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
     Returns:
         [B, *(S w), C].
     """
-    arrays = [a if a.ndim == 5 else a[:, None] for a in (x, y, dy)]
+    arrays = [_of_volume(a) for a in (x, y, dy)]
     return _call("jaxseg_pool_gradient", [arrays[0].shape], *arrays)[0].reshape(x.shape)
+
+
+def upconv(skip: jax.Array, image: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """Enlarge an image by a transposed convolution whose stride is its window, behind a skip.
+
+    Args:
+        skip: [B, *(S w), K] of two or three spatial axes, float32 or bfloat16, `fits(K)`.
+        image: [B, *S, C] of the same, `fits(C)`.
+        kernel: [*w, C, O] of the same, `fits(O)`; not mirrored.
+        bias: [O] float32.
+
+    Returns:
+        [B, *(S w), K + O] of the same; sums are taken in float32.
+    """
+    shape = (*skip.shape[:-1], skip.shape[-1] + kernel.shape[-1])
+    arrays = _of_volume(skip), _of_volume(image), _of_volume(kernel, at=0)
+    made = (*arrays[0].shape[:-1], shape[-1])
+    return _call("jaxseg_upconv", [made], *arrays, bias)[0].reshape(shape)
+
+
+def upconv_image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return the gradient of the image of `upconv`, [B, *S, C]; gradient: of its result."""
+    window = kernel.shape[:-2]
+    size = (n // w for n, w in zip(gradient.shape[1:-1], window, strict=True))
+    shape = (gradient.shape[0], *size, kernel.shape[-2])
+    arrays = _of_volume(gradient), _of_volume(kernel, at=0)
+    made = (shape[0], *(1,) * (5 - len(shape)), *shape[1:])
+    return _call("jaxseg_upconv_image_gradient", [made], *arrays)[0].reshape(shape)
+
+
+def upconv_kernel_gradient(
+    image: jax.Array, gradient: jax.Array, features: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return the gradients of kernel and bias of `upconv`, [*w, C, O] and [O] float32.
+
+    Args:
+        image: [B, *S, C].
+        gradient: of its result.
+        features: O.
+    """
+    sizes = zip(gradient.shape[1:-1], image.shape[1:-1], strict=True)
+    shape = (*(n // s for n, s in sizes), image.shape[-1], features)
+    made = (*(1,) * (5 - len(shape)), *shape), (features,)
+    arrays = _of_volume(image), _of_volume(gradient)
+    kernel, bias = _call("jaxseg_upconv_kernel_gradient", made, *arrays)
+    return kernel.reshape(shape), bias
+
+
+def _of_volume(array: jax.Array, at: int = 1) -> jax.Array:
+    """Return an array of images, or of a window's, as one of volumes: an axis more."""
+    return array if array.ndim == 5 else jnp.expand_dims(array, at)
 
 
 def _call(target: str, shapes: Sequence[tuple[int, ...]], *arrays: jax.Array, **options):

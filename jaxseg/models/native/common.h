@@ -109,6 +109,15 @@ void Put(uint16_t* x, V<N> value) {
     std::memcpy(x, &half, sizeof half);
   }
 }
+// Of W channels, or of fewer than 8.
+template <int W>
+void PairChannels(const uint16_t* first, const uint16_t* second, float* to, int64_t width) {
+  constexpr int N = std::min(W, kLanes);
+  if constexpr (W == 0)
+    for (int64_t c = 0; c < width; ++c) to[c] = Pair(first[c], second[c]);
+  else
+    for (int c = 0; c < W; c += N) Put<N>(to + c, Pairs<N>(first + c, second + c));
+}
 #endif
 
 constexpr int kParts = 16;  // of work; does not depend on threads, so sums keep their order

@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "box.h"
+#include "kernels.h"
 
 namespace {
 
@@ -60,22 +61,6 @@ void ConvolveRow(const Rows& rows, const float* kernel, typename Number::Stored*
     convolve.template operator()<2>();
   }
   convolve.template operator()<1>();
-}
-
-// Returns the kernel of the image's gradient: mirrored, with inputs, of units, and outputs exchanged.
-std::vector<float> Transposed(ffi::ThreadPool& pool, const float* kernel, const Shape& s) {
-  constexpr int64_t kTile = 16;
-  const int64_t taps = 9 * s.planes, in = s.out, out = s.in;  // of the kernel as it is
-  std::vector<float> made(taps * in * out);
-  Parallel(pool, taps, [&](int tap) {
-    const float* from = kernel + (taps - 1 - tap) * in * out;  // [in, out]
-    float* to = made.data() + tap * in * out;                  // [out, in]
-    for (int64_t o = 0; o < out; o += kTile)
-      for (int64_t c = 0; c < in; c += kTile)
-        for (int64_t k = o; k < std::min(o + kTile, out); ++k)
-          for (int64_t l = c; l < std::min(c + kTile, in); ++l) to[k * in + l] = from[l * out + k];
-  });
-  return made;
 }
 
 // A copy of the image around a box, in units, with zeros outside the image.
@@ -160,25 +145,6 @@ void ConvolveImages(ffi::ThreadPool& pool, const typename Number::Stored* x, int
   });
 }
 
-#ifdef __AVX512BF16__
-// Returns the kernel [K, 3, 3, C, O] with two inputs in a unit; a zero where there is no second.
-std::vector<float> InUnits(ffi::ThreadPool& pool, const uint16_t* kernel, int64_t channels,
-                           const Shape& s) {
-  const int64_t taps = 9 * s.planes;
-  const std::vector<uint16_t> none(s.out);
-  std::vector<float> made(taps * s.in * s.out);
-  Parallel(pool, taps, [&](int tap) {
-    for (int64_t c = 0; c < s.in; ++c) {
-      const uint16_t* first = kernel + (tap * channels + 2 * c) * s.out;
-      const uint16_t* second = 2 * c + 1 < channels ? first + s.out : none.data();
-      float* to = &made[(tap * s.in + c) * s.out];
-      for (int64_t o = 0; o < s.out; ++o) to[o] = Pair(first[o], second[o]);
-    }
-  });
-  return made;
-}
-#endif
-
 template <typename Number, typename Array = ffi::Buffer<Number::kType>>
 ffi::Error Convolve(ffi::ThreadPool pool, Array image, Array kernel, ffi::Result<Array> result) {
   auto k = kernel.dimensions();
@@ -187,10 +153,7 @@ ffi::Error Convolve(ffi::ThreadPool pool, Array image, Array kernel, ffi::Result
   const auto convolve = [&](const float* w) {
     ConvolveImages<Number>(pool, image.typed_data(), channels, w, result->typed_data(), s);
   };
-  if constexpr (Number::kInUnit == 1)
-    convolve(kernel.typed_data());
-  else
-    convolve(InUnits(pool, kernel.typed_data(), channels, s).data());
+  convolve(InUnits<Number>(pool, kernel.typed_data(), 9 * s.planes, channels, s.out).data);
   return ffi::Error::Success();
 }
 
@@ -200,7 +163,7 @@ ffi::Error ImageGradient(ffi::ThreadPool pool, Array gradient, Array kernel,
   auto k = kernel.dimensions();  // of whole units: its outputs are a multiple of 8
   const Shape s = ShapeOf(gradient.dimensions(), k, k.back() / Number::kInUnit, k[k.size() - 2]);
   const auto* units = static_cast<const float*>(kernel.untyped_data());
-  const std::vector<float> mirrored = Transposed(pool, units, s);
+  const std::vector<float> mirrored = Transposed(pool, units, 9 * s.planes, s.out, s.in, true);
   ConvolveImages<Number>(pool, gradient.typed_data(), k.back(), mirrored.data(),
                          result->typed_data(), s);
   return ffi::Error::Success();

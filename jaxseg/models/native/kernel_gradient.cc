@@ -8,17 +8,9 @@
 // (see __init__.py).
 
 #include "box.h"
+#include "walk.h"
 
 namespace {
-
-constexpr int kChannels = 8;  // of the kernel gradient at once
-
-// Pixels from one on, a unit of one channel each: the steps from column to column, row to row and
-// plane to plane.
-struct Walk {
-  const float* at;
-  int64_t pixel, row, plane;
-};
 
 // float32 images where they lie: channel c, a multiple of the block's size, of pixel p is at
 // data + p * pixel + c * channel.
@@ -45,16 +37,6 @@ std::vector<float> Blocked(ffi::ThreadPool& pool, const float* x, int64_t pixels
 }
 
 #ifdef __AVX512BF16__
-// Of W channels, or of fewer than 8.
-template <int W>
-void PairChannels(const uint16_t* first, const uint16_t* second, float* to, int64_t width) {
-  constexpr int N = std::min(W, kLanes);
-  if constexpr (W == 0)
-    for (int64_t c = 0; c < width; ++c) to[c] = Pair(first[c], second[c]);
-  else
-    for (int c = 0; c < W; c += N) Put<N>(to + c, Pairs<N>(first + c, second + c));
-}
-
 // Rows y..y_end of planes z..z_end (of all samples), channels from..to, as
 // [C / block, planes, rows, columns, block] of units: columns 2i - shift and 2i + 1 - shift, zeros
 // outside. The last blocks are as narrow as those of ForChannels, or what is left of kChannels.
@@ -113,30 +95,6 @@ struct Partners {
   }
 };
 
-// sum[c, :] += image[p, c] * gradient[p, :] over n units of each row, for K channels.
-template <typename Number, int N, int K, int R>
-[[gnu::noinline]]  // within its caller the sums were kept in memory
-void AddPixels(const Walk& image, const Walk& gradient, const Partners& partners, int64_t n,
-               float* sum, int64_t out) {
-  V<N> acc[K][R];
-  for (int c = 0; c < K; ++c)
-    for (int r = 0; r < R; ++r) acc[c][r] = At<N>(sum + c * out + r * N);
-  for (int64_t plane = 0; plane < partners.planes; ++plane) {
-    for (int64_t row = 0; row < partners.rows; ++row) {
-      const float* x = image.at + plane * image.plane + row * image.row;
-      const float* g = gradient.at + plane * gradient.plane + row * gradient.row;
-      for (int64_t i = 0; i < n; ++i, x += image.pixel, g += gradient.pixel) {
-        V<N> k[R];
-        for (int r = 0; r < R; ++r) k[r] = At<N>(g + r * N);
-        for (int c = 0; c < K; ++c)
-          for (int r = 0; r < R; ++r) acc[c][r] = Number::template Add<N>(acc[c][r], x[c], k[r]);
-      }
-    }
-  }
-  for (int c = 0; c < K; ++c)
-    for (int r = 0; r < R; ++r) Put<N>(sum + c * out + r * N, acc[c][r]);
-}
-
 // Adds a box of the gradient to channels from..to of sum [K, 3, 3, C, O]. Of bfloat16, `beside` is
 // the gradient a column further left, for the taps to the left and right.
 template <typename Number, typename Image>
@@ -157,7 +115,7 @@ void AddBox(const Image& x, const Image& middle, const Image& beside, float* sum
         const auto add = [&]<int K>(int64_t c) {
           const Walk at{pixels.at + c, pixels.pixel, pixels.row, pixels.plane};
           float* to = sum + (tap * s.in + block + c) * s.out + o;
-          AddPixels<Number, N, K, R>(at, g, partners, n, to, s.out);
+          AddPixels<Number, N, K, R>(at, g, partners.planes, partners.rows, n, to, s.out);
         };
         int64_t c = 0;
         for (; c + kChannels <= width; c += kChannels) add.template operator()<kChannels>(c);
@@ -247,11 +205,6 @@ struct Bfloat16Boxes {
     }
   }
 };
-
-// To bfloat16.
-void Round(const float* from, uint16_t* to, int64_t count) {
-  for (int64_t i = 0; i < count; i += 8) Put<8>(to + i, At<8>(from + i));
-}
 #endif
 
 // Writes the sums over all boxes.
@@ -295,7 +248,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array image, Array gradient,
 #ifdef __AVX512BF16__
     std::vector<float> sums(result->element_count());
     SumBoxes<Bfloat16Boxes, Number>(pool, image.typed_data(), gradient.typed_data(), sums.data(), s);
-    Round(sums.data(), result->typed_data(), sums.size());
+    for (size_t i = 0; i < sums.size(); i += 8) Put<8>(result->typed_data() + i, At<8>(&sums[i]));
 #endif
   }
   return ffi::Error::Success();
