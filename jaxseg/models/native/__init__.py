@@ -211,8 +211,7 @@ def pool_gradient(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
     Returns:
         [B, *(S w), C].
     """
-    arrays = [_of_volume(a) for a in (x, y, dy)]
-    return _call("jaxseg_pool_gradient", [arrays[0].shape], *arrays)[0].reshape(x.shape)
+    return _call("jaxseg_pool_gradient", [x.shape], x, y, dy)[0]
 
 
 def upconv(skip: jax.Array, image: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -228,9 +227,7 @@ def upconv(skip: jax.Array, image: jax.Array, kernel: jax.Array, bias: jax.Array
         [B, *(S w), K + O] of the same; sums are taken in float32.
     """
     shape = (*skip.shape[:-1], skip.shape[-1] + kernel.shape[-1])
-    arrays = _of_volume(skip), _of_volume(image), _of_volume(kernel, at=0)
-    made = (*arrays[0].shape[:-1], shape[-1])
-    return _call("jaxseg_upconv", [made], *arrays, bias)[0].reshape(shape)
+    return _call("jaxseg_upconv", [shape], skip, image, kernel, bias)[0]
 
 
 def upconv_image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -238,9 +235,7 @@ def upconv_image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
     window = kernel.shape[:-2]
     size = (n // w for n, w in zip(gradient.shape[1:-1], window, strict=True))
     shape = (gradient.shape[0], *size, kernel.shape[-2])
-    arrays = _of_volume(gradient), _of_volume(kernel, at=0)
-    made = (shape[0], *(1,) * (5 - len(shape)), *shape[1:])
-    return _call("jaxseg_upconv_image_gradient", [made], *arrays)[0].reshape(shape)
+    return _call("jaxseg_upconv_image_gradient", [shape], gradient, kernel)[0]
 
 
 def upconv_kernel_gradient(
@@ -255,15 +250,8 @@ def upconv_kernel_gradient(
     """
     sizes = zip(gradient.shape[1:-1], image.shape[1:-1], strict=True)
     shape = (*(n // s for n, s in sizes), image.shape[-1], features)
-    made = (*(1,) * (5 - len(shape)), *shape), (features,)
-    arrays = _of_volume(image), _of_volume(gradient)
-    kernel, bias = _call("jaxseg_upconv_kernel_gradient", made, *arrays)
-    return kernel.reshape(shape), bias
-
-
-def _of_volume(array: jax.Array, at: int = 1) -> jax.Array:
-    """Return an array of images, or of a window's, as one of volumes: an axis more."""
-    return array if array.ndim == 5 else jnp.expand_dims(array, at)
+    shapes = shape, (features,)
+    return tuple(_call("jaxseg_upconv_kernel_gradient", shapes, image, gradient))
 
 
 def _call(target: str, shapes: Sequence[tuple[int, ...]], *arrays: jax.Array, **options):

@@ -12,8 +12,6 @@ struct Shape {
   int64_t planes;  // of the kernel: 1 or 3
 };
 
-using Dimensions = ffi::AnyBuffer::Dimensions;
-
 // Of an image [B, (D,) H, W, C] and a kernel [(K,) 3, 3, ...]; planes that a kernel does not bring
 // together are images of their own.
 inline Shape ShapeOf(const Dimensions& image, const Dimensions& kernel, int64_t in, int64_t out) {

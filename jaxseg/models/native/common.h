@@ -5,6 +5,7 @@
 #define JAXSEG_NATIVE_COMMON_H_
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <condition_variable>
@@ -119,6 +120,16 @@ void PairChannels(const uint16_t* first, const uint16_t* second, float* to, int6
     for (int c = 0; c < W; c += N) Put<N>(to + c, Pairs<N>(first + c, second + c));
 }
 #endif
+
+using Dimensions = ffi::AnyBuffer::Dimensions;
+
+// Sizes as of volumes: an image [B, H, W, C] has one plane, and so has a window [h, w, C, O], whose
+// first axis this is. Not in XLA's terms, which copies an array that has such an axis more.
+inline std::array<int64_t, 5> OfVolume(const Dimensions& d, bool window = false) {
+  if (d.size() == 5) return {d[0], d[1], d[2], d[3], d[4]};
+  if (window) return {1, d[0], d[1], d[2], d[3]};
+  return {d[0], 1, d[1], d[2], d[3]};
+}
 
 constexpr int kParts = 16;  // of work; does not depend on threads, so sums keep their order
 

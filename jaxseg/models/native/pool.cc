@@ -11,7 +11,7 @@ namespace {
 template <typename Number, typename Array = ffi::Buffer<Number::kType>>
 ffi::Error PoolGradient(ffi::ThreadPool pool, Array image, Array pooled, Array gradient,
                         ffi::Result<Array> image_gradient) {
-  auto d = image.dimensions(), p = pooled.dimensions();
+  const auto d = OfVolume(image.dimensions()), p = OfVolume(pooled.dimensions());
   const int64_t channels = d[4], row = d[3] * channels, plane = d[2] * row;
   const int64_t planes = d[1] / p[1], rows = d[2] / p[2], columns = d[3] / p[3];  // of a window
   const auto *x = image.typed_data(), *y = pooled.typed_data(), *dy = gradient.typed_data();

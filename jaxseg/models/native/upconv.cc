@@ -18,11 +18,12 @@ struct Enlarged {
   int64_t in, out, all;         // channels of the image, made, and of the result
   int64_t planes, lines, columns;  // of the window
 
-  // kernel [d, h, w, C, O]
-  Enlarged(const Dimensions& image, const Dimensions& kernel, const Dimensions& result)
-      : rows(result[0] * (result[1] / kernel[0]) * (result[2] / kernel[1])),
-        height(result[2] / kernel[1]), width(result[3] / kernel[2]), in(kernel[3]), out(kernel[4]),
-        all(result[4]), planes(kernel[0]), lines(kernel[1]), columns(kernel[2]) {}
+  Enlarged(const Dimensions& image, const Dimensions& kernel, const Dimensions& result) {
+    const auto x = OfVolume(image), k = OfVolume(kernel, true);
+    rows = x[0] * x[1] * x[2], height = x[2], width = x[3];
+    in = x[4], out = k[4], all = OfVolume(result)[4];
+    planes = k[0], lines = k[1], columns = k[2];
+  }
 
   int64_t taps() const { return planes * lines * columns; }
   int64_t pixels() const { return rows * width; }
