@@ -113,8 +113,14 @@ ffi::Error Upconv(ffi::ThreadPool pool, Array skip, Array image, Array kernel,
   const int64_t units = s.in / Number::kInUnit, skipped = s.all - s.out;
   const InUnits<Number> w(pool, kernel.typed_data(), s.taps(), s.in, s.out);
   const auto* x = static_cast<const float*>(image.untyped_data());
+  const auto* beside = skip.typed_data();
   auto* y = result->typed_data();
   ForRows(pool, s.rows, s.width * units, s.out, [&]<int N, int R>(int64_t row, int64_t o) {
+    for (int64_t tap = 0; o == 0 && tap < s.taps(); tap += s.columns) {  // while its pixels are near
+      int64_t p = s.Origin(row) + s.Tap(tap);
+      for (const int64_t end = p + s.width * s.columns; p < end; ++p)
+        std::memcpy(y + p * s.all, beside + p * skipped, skipped * sizeof *y);
+    }
     const float* at = x + row * s.width * units;
     for (int64_t tap = 0; tap < s.taps(); ++tap) {
       const float* kernel = w.data + tap * units * s.out + o;
@@ -122,12 +128,6 @@ ffi::Error Upconv(ffi::ThreadPool pool, Array skip, Array image, Array kernel,
       SumRow<Number, N, R>({&at, 1, units, units, kernel, bias.typed_data() + o, s.out, to,
                             s.columns * s.all}, s.width);
     }
-  });
-  const auto* from = skip.typed_data();
-  const int64_t pixels = s.pixels() * s.taps();
-  Parallel(pool, kParts, [&](int part) {
-    for (int64_t p = pixels * part / kParts; p < pixels * (part + 1) / kParts; ++p)
-      std::memcpy(y + p * s.all, from + p * skipped, skipped * sizeof *y);
   });
   return ffi::Error::Success();
 }
