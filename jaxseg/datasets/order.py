@@ -41,8 +41,8 @@ def mixed(one: Order, other: Order, share: float) -> Order:
         one, other: each of them goes on where it was left.
         share: of `one`, above 0 and below 1; exact to a hundredth of the rarer of the two.
     """
-    unit = min(share, 1 - share) / 100
-    parts, other_parts = int(share * (1 / unit)), int((1 - share) * (1 / unit))
+    scale = 100 / min(share, 1 - share)
+    parts, other_parts = int(share * scale), int((1 - share) * scale)
 
     def at(position: int) -> Any:
         before, after = (n * other_parts // (parts + other_parts) for n in (position, position + 1))

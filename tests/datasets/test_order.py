@@ -1,4 +1,4 @@
-"""The numbers written out here were made by grain 0.2.16, as each comment says."""
+"""The numbers written out here were made by grain 0.2.18, as each comment says."""
 
 import numpy as np
 import pytest
@@ -41,6 +41,7 @@ def test_neighbours_do_not_stay_neighbours():
     [  # MapDataset.mix of two ranges without end, the second from 1000 on; element 777
         (0.5, [0, 1000, 1, 1001, 2, 1002, 3, 1003, 4, 1004, 5, 1005], 1388),
         (0.67, [0, 1, 2, 1000, 3, 4, 1001, 5, 6, 1002, 7, 8], 521),
+        (0.3, [0, 1000, 1001, 1, 1002, 1003, 2, 1004, 1005, 3, 1006, 1007], 1543),
         (0.1, [0, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008, 1, 1009], 1699),
     ],
 )
