@@ -18,7 +18,7 @@ from jaxseg.viewer.pictures import PatientRow, RegionRow, make_prediction, make_
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Debian's chromium")
 
-SECONDS = (0.03, 0.2, 0.08)  # until the server has a scan, or a slice of it
+SECONDS = (0.05, 0.4, 0.15)  # until the server has a scan, or a slice of it
 ROWS, COLUMNS = 4, 6  # of a quarter of a slice
 DRAWN = "(document.querySelector('.plane canvas')?.dataset.drawn ?? '')"
 # Keeps what the page shows at every change of the name and in every picture of the screen.
@@ -75,7 +75,7 @@ NIIVUE = """export class Niivue {
     }
     this.canvas.dataset.loading = [...slices];
     await window.held;
-    await new Promise(loaded => setTimeout(loaded, 150));
+    await new Promise(loaded => setTimeout(loaded, 300));
     this.canvas.dataset.rendered = [...slices];
   }
 }"""
@@ -117,7 +117,7 @@ def slow_scan(n: int):
 
 
 def slow_prediction(n: int):
-    time.sleep(0.1)
+    time.sleep(0.2)
     return PATIENTS[n][1]
 
 
@@ -221,12 +221,12 @@ def test_nothing_of_a_patient_stands_beside_the_name_of_another(chromium):
     with watched(chromium, gallery()):
         chromium.wait(f"{DRAWN}.endsWith('prediction')")
         switch(chromium, "jjkkjjkk", (0.02,))
-        switch(chromium, "jjkkjkjjkk", (0.15, 0.02, 0.3))
+        switch(chromium, "jjkkjkjjkk", (0.3, 0.02, 0.6))
         for key, n in (("j", 1), ("j", 2), ("k", 1), ("k", 0), ("j", 1)):
-            switch(chromium, key, (0.35,))
+            switch(chromium, key, (0.7,))
             wait(chromium, n, shown_in_full)
             point(chromium, n)
-        switch(chromium, "kjkjkjkj", (0.05,))
+        switch(chromium, "kjkjkjkj", (0.1,))
         chromium.key("j")
         wait(chromium, 2, shown_in_full)
     assert {look["name"] for look in chromium.seen if look["voxel"]} == {"p0", "p1", "p2"}
@@ -240,7 +240,7 @@ def test_the_rendering_of_a_patient_stands_beside_its_own_name_only(chromium, tm
     with watched(chromium, gallery(), script):
         chromium.key("v")
         wait(chromium, 0, rendered)
-        switch(chromium, "jkjjkkjk", (0.3, 0.15, 0.45))
+        switch(chromium, "jkjjkkjk", (0.6, 0.3, 0.9))
         for key, n in (("j", 1), ("j", 2), ("k", 1), ("j", 2)):
             chromium.key(key)
             wait(chromium, n, rendered)
@@ -253,7 +253,7 @@ def test_the_rendering_of_a_patient_stands_beside_its_own_name_only(chromium, tm
         chromium.wait("document.getElementById('space-canvas').dataset.loading === '9'")
         chromium.run("window.held = undefined")
         chromium.key("k")
-        time.sleep(1)
+        time.sleep(2)
         chromium.run("release()")
         wait(chromium, 0, rendered)
         time.sleep(0.5)
@@ -264,7 +264,7 @@ def test_lesions_thresholds_and_sequences_stay_with_their_patient(chromium):
         chromium.wait(f"{DRAWN}.endsWith('prediction')")
         chromium.key("a")
         chromium.run("import('./threshold.js').then(module => { window.threshold = module })")
-        for key, pause in [("j", 0.2), ("j", 0.6), ("k", 0.02), ("k", 0.35)] * 3:
+        for key, pause in [("j", 0.4), ("j", 1.2), ("k", 0.02), ("k", 0.7)] * 3:
             chromium.key("l")
             chromium.run("void threshold.tryThreshold(40)")
             time.sleep(pause / 2)
