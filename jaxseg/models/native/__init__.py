@@ -27,7 +27,7 @@ from jaxseg.errors import UserError, one_line
 from jaxseg.machine.start import folder_of_machine
 
 _FOLDER = Path(__file__).parent
-_HEADERS = ("common.h", "box.h", "kernels.h", "walk.h")
+_HEADERS = ("common.h", "box.h", "kernels.h", "sums.h", "walk.h")
 _SOURCES = ("conv3x3.cc", "kernel_gradient.cc", "norm.cc", "pool.cc", "upconv.cc")
 # One unit, since most of the time goes into jax's header.
 _UNIT = "".join(f'#include "{name}"\n' for name in _SOURCES)

@@ -15,11 +15,10 @@ struct Shape {
 // Of an image [B, (D,) H, W, C] and a kernel [(K,) 3, 3, ...]; planes that a kernel does not bring
 // together are images of their own.
 inline Shape ShapeOf(const Dimensions& image, const Dimensions& kernel, int64_t in, int64_t out) {
-  const bool volumes = image.size() == 5;
-  const int64_t planes = kernel.size() == 5 ? kernel[0] : 1, depth = volumes ? image[1] : 1;
-  const int64_t height = image[image.size() - 3], width = image[image.size() - 2];
-  if (planes == 1) return {image[0] * depth, 1, height, width, in, out, planes};
-  return {image[0], depth, height, width, in, out, planes};
+  const auto d = OfVolume(image);
+  const int64_t planes = OfVolume(kernel, true)[0];
+  if (planes == 1) return {d[0] * d[1], 1, d[2], d[3], in, out, planes};
+  return {d[0], d[1], d[2], d[3], in, out, planes};
 }
 
 // A part of the result: planes z..z_end of sample b, rows y..y_end.

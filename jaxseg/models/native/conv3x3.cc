@@ -11,57 +11,15 @@
 
 #include "box.h"
 #include "kernels.h"
+#include "sums.h"
 
 namespace {
 
-constexpr int kPixels = 8;  // of the result at once: 8 x 2 registers
-
-// Rows of the image that a row of the result depends on, plane by plane, each padded by a pixel.
-struct Rows {
-  const float* at[9];
+// Where the image lies for each tap of the kernel.
+struct Taps {
+  const float* at[27];
   int count;
 };
-
-// result[p, :] = sum over taps and channels of rows.at[i][x + p + j, c] * kernel[i, j, c, :]
-// for P neighbouring pixels and R registers of outputs; s.in counts units.
-template <typename Number, int N, int P, int R>
-[[gnu::noinline]]  // within its caller the registers did not suffice
-void ConvolvePixels(const Rows& rows, int64_t first, const float* kernel,
-                    typename Number::Stored* result, const Shape& s) {
-  V<N> sum[P][R] = {};
-  for (int i = 0; i < rows.count; ++i) {
-    for (int j = 0; j < 3; ++j) {
-      const float* x = rows.at[i] + (first + j) * s.in;
-      const float* w = kernel + (i * 3 + j) * s.in * s.out;
-      for (int64_t c = 0; c < s.in; ++c, w += s.out) {
-        V<N> k[R];
-        for (int r = 0; r < R; ++r) k[r] = At<N>(w + r * N);
-        for (int p = 0; p < P; ++p) {
-          const float value = x[p * s.in + c];
-          for (int r = 0; r < R; ++r) sum[p][r] = Number::template Add<N>(sum[p][r], value, k[r]);
-        }
-      }
-    }
-  }
-  for (int p = 0; p < P; ++p)
-    for (int r = 0; r < R; ++r) Put<N>(result + p * s.out + r * N, sum[p][r]);
-}
-
-template <typename Number, int N, int R>
-void ConvolveRow(const Rows& rows, const float* kernel, typename Number::Stored* result,
-                 const Shape& s) {
-  int64_t x = 0;
-  const auto convolve = [&]<int P>() {
-    for (; x + P <= s.width; x += P)
-      ConvolvePixels<Number, N, P, R>(rows, x, kernel, result + x * s.out, s);
-  };
-  convolve.template operator()<kPixels>();
-  if (s.planes > 1) {  // images keep their rounding, which differs between blocks
-    convolve.template operator()<4>();
-    convolve.template operator()<2>();
-  }
-  convolve.template operator()<1>();
-}
 
 // A copy of the image around a box, in units, with zeros outside the image.
 struct Padded {
@@ -91,12 +49,12 @@ struct Padded {
       }
   }
 
-  // Rows around row y of plane z, for the kernel's planes from..to.
-  Rows Around(int64_t z, int64_t y, int from, int to) const {
-    Rows rows{{}, 3 * (to - from)};
-    for (int i = 0; i < rows.count; ++i)
-      rows.at[i] = &data[((z - box.z + from + i / 3) * high + y - box.y + i % 3) * row];
-    return rows;
+  // The pixels around the first of row y of plane z, for the kernel's planes from..to.
+  Taps Around(int64_t z, int64_t y, int from, int to, const Shape& s) const {
+    Taps taps{{}, 9 * (to - from)};
+    for (int i = 0; i < taps.count; ++i)
+      taps.at[i] = &data[((z - box.z + from + i / 9) * high + y - box.y + i / 3 % 3) * row + i % 3 * s.in];
+    return taps;
   }
 };
 
@@ -138,7 +96,10 @@ void ConvolveImages(ffi::ThreadPool& pool, const typename Number::Stored* x, int
         for (int64_t r = box.y; r < box.y_end; ++r) {
           auto* row = y + ((box.b * s.depth + z) * s.height + r) * s.width * s.out;
           const float* kernel = w + first * 9 * s.in * s.out;
-          ConvolveRow<Number, N, R>(padded.Around(z, r, first, last), kernel + o, row + o, s);
+          const Taps taps = padded.Around(z, r, first, last, s);
+          // Images keep their rounding, which differs between blocks.
+          SumRow<Number, N, R>({taps.at, taps.count, s.in, s.in, kernel + o, nullptr, s.out, row + o,
+                                s.out}, s.width, s.planes > 1);
         }
       }
     });
@@ -150,10 +111,8 @@ ffi::Error Convolve(ffi::ThreadPool pool, Array image, Array kernel, ffi::Result
   auto k = kernel.dimensions();
   const int64_t channels = k[k.size() - 2], units = (channels - 1) / Number::kInUnit + 1;
   const Shape s = ShapeOf(image.dimensions(), k, units, k.back());
-  const auto convolve = [&](const float* w) {
-    ConvolveImages<Number>(pool, image.typed_data(), channels, w, result->typed_data(), s);
-  };
-  convolve(InUnits<Number>(pool, kernel.typed_data(), 9 * s.planes, channels, s.out).data);
+  const InUnits<Number> w(pool, kernel.typed_data(), 9 * s.planes, channels, s.out);
+  ConvolveImages<Number>(pool, image.typed_data(), channels, w.data, result->typed_data(), s);
   return ffi::Error::Success();
 }
 

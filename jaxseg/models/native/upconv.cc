@@ -9,6 +9,7 @@
 
 #include "box.h"
 #include "kernels.h"
+#include "sums.h"
 #include "walk.h"
 
 namespace {
@@ -37,55 +38,6 @@ struct Enlarged {
     return (plane * height * lines + line) * width * columns + tap % columns;
   }
 };
-
-// Where sums are taken from and written to: pixel x of the image is at[tap] + x * step, in units,
-// its result is at result + x * apart.
-template <typename Number>
-struct Sums {
-  const float* const* at;
-  int64_t taps, step, in;
-  const float *kernel, *start;  // [taps, in, out], what sums begin with or null
-  int64_t out;
-  typename Number::Stored* result;
-  int64_t apart;
-};
-
-// P neighbouring pixels and R registers of outputs.
-template <typename Number, int N, int P, int R>
-[[gnu::noinline]]  // within its caller the registers did not suffice
-void SumPixels(const Sums<Number>& s, int64_t first) {
-  V<N> sum[P][R];
-  for (int r = 0; r < R; ++r) {
-    const V<N> start = s.start ? At<N>(s.start + r * N) : V<N>{};
-    for (int p = 0; p < P; ++p) sum[p][r] = start;
-  }
-  for (int64_t tap = 0; tap < s.taps; ++tap) {
-    const float* x = s.at[tap] + first * s.step;
-    const float* w = s.kernel + tap * s.in * s.out;
-    for (int64_t c = 0; c < s.in; ++c, w += s.out) {
-      V<N> k[R];
-      for (int r = 0; r < R; ++r) k[r] = At<N>(w + r * N);
-      for (int p = 0; p < P; ++p) {
-        const float value = x[p * s.step + c];
-        for (int r = 0; r < R; ++r) sum[p][r] = Number::template Add<N>(sum[p][r], value, k[r]);
-      }
-    }
-  }
-  for (int p = 0; p < P; ++p)
-    for (int r = 0; r < R; ++r) Put<N>(s.result + (first + p) * s.apart + r * N, sum[p][r]);
-}
-
-template <typename Number, int N, int R>
-void SumRow(const Sums<Number>& s, int64_t width) {
-  int64_t x = 0;
-  const auto sum = [&]<int P>() {
-    for (; x + P <= width; x += P) SumPixels<Number, N, P, R>(s, x);
-  };
-  sum.template operator()<8>();
-  sum.template operator()<4>();
-  sum.template operator()<2>();
-  sum.template operator()<1>();
-}
 
 // Calls body<N, R>(row, output) for all rows and blocks of outputs, side by side: rows whose units
 // stay in the cache, and with few of them groups of outputs.
@@ -126,7 +78,7 @@ ffi::Error Upconv(ffi::ThreadPool pool, Array skip, Array image, Array kernel,
       const float* kernel = w.data + tap * units * s.out + o;
       auto* to = y + (s.Origin(row) + s.Tap(tap)) * s.all + skipped + o;
       SumRow<Number, N, R>({&at, 1, units, units, kernel, bias.typed_data() + o, s.out, to,
-                            s.columns * s.all}, s.width);
+                            s.columns * s.all}, s.width, true);
     }
   });
   return ffi::Error::Success();
@@ -145,7 +97,7 @@ ffi::Error UpconvImageGradient(ffi::ThreadPool pool, Array gradient, Array kerne
     std::vector<const float*> at(s.taps());
     for (int64_t tap = 0; tap < s.taps(); ++tap) at[tap] = dy + (s.Origin(row) + s.Tap(tap)) * all;
     SumRow<Number, N, R>({at.data(), s.taps(), s.columns * all, units, &turned[c], nullptr, s.in,
-                          result->typed_data() + row * s.width * s.in + c, s.in}, s.width);
+                          result->typed_data() + row * s.width * s.in + c, s.in}, s.width, true);
   });
   return ffi::Error::Success();
 }
