@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxseg.config import Config
 from jaxseg.datasets.index import Patient
-from jaxseg.datasets.loaders import Batch, training_loader
+from jaxseg.datasets.loaders import Batch, stacked, training_loader
 from jaxseg.datasets.order import Order
 from jaxseg.datasets.prepared import Prepared, Records
 from jaxseg.imaging import slice_draws, windows
@@ -86,9 +86,10 @@ def read_slices(
         windows.fill(image[i], record["image"], where, 0)
         windows.fill(mask[i], record["mask"], where, 0)
         fit = record_matrix(record, config.input.image_size, config.input.crop_to_head)
-        facts.append((record["stats"], dark_level(record["stats"]), fit, native_size))
-    names, columns = ("stats", "outside", "fit", "native_size"), zip(*facts, strict=True)
-    return {"image": image, "mask": mask} | dict(zip(names, map(np.stack, columns), strict=True))
+        stats = record["stats"]
+        outside = dark_level(stats)
+        facts.append({"stats": stats, "outside": outside, "fit": fit, "native_size": native_size})
+    return {"image": image, "mask": mask} | stacked(facts)
 
 
 def with_numbers(batch: Batch, config: Config, shrinking: bool) -> Batch:
