@@ -58,10 +58,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three workers for all quick tests, which wait as well as compute; one where few are named."""
+    """Four workers for all quick tests, which wait as well as compute; one where few are named."""
     few = config.option.keyword or config.option.markexpr != "not slow"
     named = all(Path(name.partition("::")[0]).is_file() for name in config.args)
-    return 0 if few or named else 3
+    return 0 if few or named else 4
 
 
 def pytest_collection_finish():
